@@ -1,0 +1,42 @@
+"""`python -m exporters`: train a world, package it, verify the package."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; each command imports what it needs only when it runs."""
+    top = argparse.ArgumentParser(prog="python -m exporters", description=__doc__)
+    commands = top.add_subparsers(dest="command", required=True)
+    train = commands.add_parser("train", help="run all stages of a recipe; goes on where it was stopped")
+    train.add_argument("config", type=Path, help="TOML recipe, for example exporters/configs/defend_the_line.toml")
+    train.add_argument("--runs", type=Path, default=Path("runs"), help="folder of checkpoints (default: runs)")
+    train.add_argument("--device", default=None, help="torch device (default: cuda if there is one, else cpu)")
+    train.add_argument("--until", default=None, help="last stage to run (default: all)")
+    train.add_argument("--package", type=Path, default=None, help="folder to write the finished world package to")
+    verify = commands.add_parser("verify", help="compare a package in onnxruntime with the torch checkpoint")
+    verify.add_argument("config", type=Path)
+    verify.add_argument("package", type=Path)
+    verify.add_argument("--runs", type=Path, default=Path("runs"))
+    verify.add_argument("--frames", type=int, default=1000)
+    verify.add_argument("--json", action="store_true")
+    return top
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; bad input is one line on stderr and exit status 2."""
+    options = parser().parse_args(arguments)
+    from exporters import commands
+
+    try:
+        return int(getattr(commands, options.command)(options))
+    except (ValueError, FileNotFoundError) as error:
+        print(f"exporters {options.command}: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

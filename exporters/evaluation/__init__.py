@@ -1,0 +1,1 @@
+"""Evaluation: how close generated frames are to real ones, and whether they obey the actions."""

@@ -1,0 +1,37 @@
+"""Confidence head: how sure the generator is that more denoising steps would not change this frame."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class ConfidenceHead(nn.Module):
+    """One learnable query per tapped block cross-attends to the frame's tokens; the results give one logit.
+
+    The shape of the paper's head (arXiv 2606.04432, section 3.2) with one addition: the conditioning vector (noise
+    level and action) joins the pooled features, so that one head can be asked after every denoising step.
+    """
+
+    def __init__(self, dim: int, taps: int, width: int = 64) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(taps))
+        self.keys = nn.ModuleList(nn.Linear(dim, width, bias=False) for _ in range(taps))
+        self.values = nn.ModuleList(nn.Linear(dim, width, bias=False) for _ in range(taps))
+        self.queries = nn.Parameter(torch.randn(taps, width) * 0.02)
+        self.condition = nn.Linear(dim, width)
+        self.norm = nn.LayerNorm(width * (taps + 1))
+        self.hidden = nn.Linear(width * (taps + 1), dim)
+        self.out = nn.Linear(dim, 1)
+
+    def forward(self, taps: list[Tensor], condition: Tensor) -> Tensor:
+        """taps: one [B, T, dim] per tapped block; condition [B, dim] -> logit float32[B]."""
+        pooled = []
+        for i, tokens in enumerate(taps):
+            x = self.norms[i](tokens)
+            scores = self.keys[i](x) @ self.queries[i] * self.queries.shape[1] ** -0.5
+            weights = scores.softmax(dim=-1).unsqueeze(-1)
+            pooled.append((weights * self.values[i](x)).sum(dim=-2))
+        pooled.append(self.condition(condition))
+        hidden = torch.nn.functional.silu(self.hidden(self.norm(torch.cat(pooled, dim=-1))))
+        return self.out(hidden).squeeze(-1)

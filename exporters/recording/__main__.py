@@ -1,0 +1,91 @@
+"""`python -m exporters.recording record | check | sheet`: make a dataset, verify it, look at it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+from .contact_sheet import write_contact_sheet
+from .dataset import Dataset
+from .episode import DatasetError
+from .record import RecordConfig, record
+from .vizdoom_world import VizdoomConfig
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m exporters.recording", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    defaults = RecordConfig()
+    make = commands.add_parser("record", help="play ViZDoom defend_the_line and write a dataset")
+    make.add_argument("folder", nargs="?", default=defaults.folder)
+    for split, frames in defaults.frames.items():
+        make.add_argument(f"--{split}", type=int, default=frames, metavar="FRAMES", help=f"default {frames}")
+    make.add_argument("--episode", type=int, default=defaults.steps_per_episode, metavar="STEPS", help="steps per file")
+    make.add_argument("--size", type=int, default=64, help="height and width in pixels (default 64)")
+    make.add_argument("--workers", type=int, default=defaults.workers)
+    make.add_argument("--compress", action="store_true", help="smaller files, slower to write and read")
+
+    check = commands.add_parser("check", help="read and validate every file, and count what is in it")
+    check.add_argument("folder", nargs="?", default=defaults.folder)
+
+    sheet = commands.add_parser("sheet", help="write a contact sheet (PNG)")
+    sheet.add_argument("folder", nargs="?", default=defaults.folder)
+    sheet.add_argument("--split", default="train")
+    sheet.add_argument("--out", default=None, help="default: <folder>/<split>.png")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        if options.command == "record":
+            config = RecordConfig(
+                folder=options.folder,
+                frames={split: getattr(options, split) for split in RecordConfig().frames},
+                steps_per_episode=options.episode,
+                workers=options.workers,
+                compress=options.compress,
+                world=VizdoomConfig(height=options.size, width=options.size),
+            )
+            _summarise(record(config))
+        elif options.command == "check":
+            dataset = Dataset(options.folder)
+            dataset.check()
+            _summarise(dataset)
+        else:
+            dataset = Dataset(options.folder)
+            out = options.out or str(dataset.folder / f"{options.split}.png")
+            write_contact_sheet(dataset, out, split=options.split)
+            print(out)
+    except (DatasetError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _summarise(dataset: Dataset) -> None:
+    names = dataset.spec.action_space.get("names", [])
+    discrete = dataset.spec.action_space["type"] == "Discrete"
+    for split, facts in dataset.spec.splits.items():
+        print(f"{split}: {facts.episodes} episodes, {facts.frames} frames, seeds {facts.seeds[0]}..{facts.seeds[1]}")
+        counts = np.zeros(dataset.spec.action_space.get("n", 0), dtype=np.int64)
+        cuts = 0
+        for episode in dataset.episodes(split):
+            cuts += int(episode.cut.sum())
+            if discrete:
+                counts += np.bincount(episode.actions, minlength=len(counts))
+        if discrete:
+            shares = counts / counts.sum()
+            print(
+                "  "
+                + ", ".join(f"{name} {share:.1%}" for name, share in zip(names, shares, strict=True))
+                + f"; {cuts} cuts"
+            )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The staged training recipe: autoencoder, teacher, consistency, distillation, confidence, calibration."""

@@ -1,0 +1,57 @@
+"""TrainConfig: one world's whole recipe, read from a TOML file."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import dacite
+
+from exporters.training.autoencoder import AutoencoderTraining
+from exporters.training.calibration import CalibrationTraining
+from exporters.training.confidence import ConfidenceTraining
+from exporters.training.consistency import ConsistencyTraining
+from exporters.training.distillation import DistillationTraining
+from exporters.training.teacher import TeacherTraining
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The denoising schedule: `steps` levels from 1 down, shifted towards noise."""
+
+    steps: int = 4
+    shift: float = 5.0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that `python -m exporters train` needs. Missing tables take the defaults of their classes."""
+
+    name: str
+    dataset: str
+    """Folder of the episode dataset."""
+    description: str = ""
+    seed: int = 0
+    schedule: Schedule = field(default_factory=Schedule)
+    autoencoder: AutoencoderTraining = field(default_factory=AutoencoderTraining)
+    teacher: TeacherTraining = field(default_factory=TeacherTraining)
+    consistency: ConsistencyTraining = field(default_factory=ConsistencyTraining)
+    distillation: DistillationTraining = field(default_factory=DistillationTraining)
+    confidence: ConfidenceTraining = field(default_factory=ConfidenceTraining)
+    calibration: CalibrationTraining = field(default_factory=CalibrationTraining)
+
+
+def load_config(path: Path) -> TrainConfig:
+    """Read a TOML recipe; unknown or ill-typed keys raise ValueError that names them."""
+    with open(path, "rb") as file:
+        table = tomllib.load(file)
+    try:
+        return dacite.from_dict(TrainConfig, table, dacite.Config(strict=True, cast=[tuple, float]))
+    except (dacite.DaciteError, TypeError) as error:
+        raise ValueError(f"{path}: {error}") from error

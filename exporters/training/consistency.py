@@ -1,0 +1,94 @@
+"""Stage `consistency`: causal consistency distillation of the teacher into a few-step generator.
+
+|| G(x_t, t) - sg G_ema(x_u, u) ||^2 with x_u one Euler step of the teacher from t to the next lower level u (Song et al.
+2023; causal, as in CausVid's successors): no stored ODE pairs. Gate: the error falls with every added step.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from exporters.model.flow import add_noise, euler_step, precondition, schedule_levels
+from exporters.model.generator import Generator
+from exporters.training.data import Clips
+from exporters.training.optimizer import transformer_optimizers
+from exporters.training.stage import Average, Budget, Stage, warm_cool
+from exporters.training.teacher import compile_blocks, context_levels, validation_loss
+
+
+@dataclass(frozen=True)
+class ConsistencyTraining:
+    """Settings of the consistency stage."""
+
+    budget: Budget = field(default_factory=lambda: Budget(minutes=12))
+    batch: int = 6
+    clip: int = 12
+    learning_rate: float = 5e-4
+    levels: int = 32
+    level_shift: float = 3.0
+    context_noise: float = 0.15
+    average: float = 0.99
+
+
+def consistency_loss(
+    student: Generator,
+    target: Generator,
+    teacher: Generator,
+    clean: Tensor,
+    action: Tensor,
+    context_level: Tensor,
+    ladder: Tensor,
+) -> Tensor:
+    """Mean squared difference along one Euler step of the teacher, in units of the network's output.
+
+    clean [B, N, C, h, w]; action [B, N, A]; context_level [B, N]; ladder [M + 1]: levels from 1 down to 0.
+    """
+    rung = torch.randint(len(ladder) - 1, clean.shape[:2], device=clean.device)
+    level, lower = ladder[rung], ladder[rung + 1]
+    noisy = add_noise(clean, torch.randn_like(clean), level)
+    context = add_noise(clean, torch.randn_like(clean), context_level)
+    with torch.no_grad():
+        estimate = teacher.teacher_forced(context, context_level, noisy, level, action)
+        nearer = euler_step(noisy, estimate, level, lower)
+        goal = target.teacher_forced(context, context_level, nearer, lower, action)
+        goal = torch.where((lower == 0)[:, :, None, None, None], estimate, goal)
+    output = student.teacher_forced(context, context_level, noisy, level, action)
+    _, gain = precondition(level)
+    return ((output - goal).square().flatten(2).mean(dim=2) / gain.square()).mean()
+
+
+def train_consistency(
+    config: ConsistencyTraining, folder: Path, teacher: Generator, train: Clips, validation: Clips
+) -> tuple[Generator, dict[str, float]]:
+    """Distil the teacher; returns the averaged student in eval mode, and its gate."""
+    device = next(teacher.parameters()).device
+    student, target = copy.deepcopy(teacher).train(), copy.deepcopy(teacher)
+    optimizers = transformer_optimizers(student, config.learning_rate, weight_decay=0.0)
+    average = Average(student, config.average)
+    stage = Stage("consistency", folder, config.budget, {"model": student, "optimizers": optimizers, "average": average})
+    stage.resume()
+    if not stage.finished:
+        for model in (student, target, teacher):
+            compile_blocks(model)
+    ladder = torch.tensor([*schedule_levels(config.levels, config.level_shift), 0.0], device=device)
+    for fraction in stage.steps():
+        clean, action = (x.to(device) for x in train.windows(train.sample_starts(config.batch, config.clip), config.clip))
+        levels = context_levels(tuple(clean.shape[:2]), config.context_noise).to(device)
+        target.load_state_dict(average.values)
+        loss = consistency_loss(student, target, teacher, clean, action, levels, ladder)
+        optimizers.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        optimizers.step(warm_cool(fraction, stage.step, 20, cool_from=0.6))
+        average.update(student)
+        stage.log(20, loss=loss.detach())
+    student.load_state_dict(average.values)
+    student.eval()
+    gate = validation_loss(student, validation, config.clip)
+    stage.write(gate=gate)
+    return student, gate

@@ -1,0 +1,95 @@
+"""Clips: random windows of consecutive frames and actions from an episode dataset, held in memory."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from exporters.model.autoencoder import pictures_to_float
+
+
+@dataclass
+class Clips:
+    """One split of a dataset in memory.
+
+    frames: uint8[F, H, W, 3], every recording's frames one after another.
+    actions: float32[F, A], encoded; actions[i] led to frames[i] (zeros at the first frame of a recording).
+    starts: int64[E], lengths: int64[E]; where each recording lies in `frames`.
+    """
+
+    frames: Tensor
+    actions: Tensor
+    starts: Tensor
+    lengths: Tensor
+    latents: Tensor | None = None
+
+    @staticmethod
+    def load(folder: Path, split: str, action_width: int, limit: int | None = None) -> Clips:
+        """Read a split; `limit` stops after that many frames. Raises FileNotFoundError when there is none."""
+        paths = sorted((Path(folder) / split).glob("*.npz"))
+        if not paths:
+            raise FileNotFoundError(f"no recordings under {folder}/{split}: record them first")
+        frames, actions, lengths = [], [], []
+        for path in paths:
+            with np.load(path, allow_pickle=False) as episode:
+                pictures, taken = episode["frames"], episode["actions"]
+            frames.append(torch.from_numpy(pictures))
+            actions.append(encode_actions(taken, action_width))
+            lengths.append(len(pictures))
+            if limit is not None and sum(lengths) >= limit:
+                break
+        sizes = torch.tensor(lengths)
+        return Clips(torch.cat(frames), torch.cat(actions), sizes.cumsum(0) - sizes, sizes)
+
+    def sample_frames(self, batch: int) -> Tensor:
+        """uint8[batch, H, W, 3], drawn uniformly with torch's global generator."""
+        return self.frames[torch.randint(len(self.frames), (batch,))]
+
+    def sample_starts(self, batch: int, length: int) -> Tensor:
+        """First frame of `batch` windows of `length` frames, each inside one recording."""
+        room = (self.lengths - length + 1).clamp_min(0).double()
+        which = torch.multinomial(room, batch, replacement=True)
+        offset = (torch.rand(batch, dtype=torch.float64) * room[which]).long()
+        return self.starts[which] + offset
+
+    def windows(self, starts: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """Latents float32[B, length, C, h, w] and actions float32[B, length, A].
+
+        Without cached latents the pictures themselves, roughly standardised, stand for them (shape B).
+        """
+        index = starts[:, None] + torch.arange(length)
+        if self.latents is None:
+            return (pictures_to_float(self.frames[index]) + 0.5) * 2.5, self.actions[index]
+        return self.latents[index].float(), self.actions[index]
+
+
+def encode_actions(actions: np.ndarray, width: int) -> Tensor:
+    """Recorded actions [N] or [N, n] -> float32[N + 1, width], shifted so that row i led to frame i."""
+    values = torch.from_numpy(np.asarray(actions))
+    if values.dim() == 1:
+        values = torch.nn.functional.one_hot(values.long(), width)
+    return torch.cat([torch.zeros(1, width), values.float()])
+
+
+@torch.no_grad()
+def encode_clips(clips: Clips, autoencoder: torch.nn.Module, cache: Path | None = None, batch: int = 128) -> None:
+    """Fill `clips.latents` (float16[F, C, h, w]) with the frozen autoencoder's latents, or from `cache`."""
+    if cache is not None and cache.exists():
+        clips.latents = torch.load(cache, weights_only=True)
+        return
+    device = next(autoencoder.parameters()).device
+    parts = []
+    for chunk in tqdm(clips.frames.split(batch), desc="latents", unit_scale=batch, unit="frame", mininterval=5.0):
+        pictures = pictures_to_float(chunk.to(device)).contiguous(memory_format=torch.channels_last)
+        parts.append(autoencoder.encode(pictures).half().cpu())
+    clips.latents = torch.cat(parts)
+    if cache is not None:
+        partial = cache.with_suffix(".partial")
+        torch.save(clips.latents, partial)
+        os.replace(partial, cache)

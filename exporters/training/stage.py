@@ -1,0 +1,156 @@
+"""Stage: one resumable piece of training, with its clock, checkpoints, metrics and gate."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a stage trains: a number of steps, or minutes of wall time (exactly one of the two).
+
+    Wall time suits a shared machine; steps make a run repeatable to the last bit on one machine.
+    """
+
+    minutes: float | None = None
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.minutes is None) == (self.steps is None):
+            raise ValueError("budget: give exactly one of 'minutes' and 'steps'")
+
+    def fraction(self, step: int, seconds: float) -> float:
+        """Share of the budget used, 0..1."""
+        used = step / self.steps if self.steps is not None else seconds / 60.0 / float(self.minutes or 1e-9)
+        return min(1.0, used)
+
+
+@dataclass
+class Stage:
+    """The running state of one stage: everything in `parts` is saved and restored together.
+
+    `parts` maps a name to anything with `state_dict` and `load_state_dict` (modules, optimizers, averages).
+    Checkpoints are written to a temporary name and renamed, so a kill at any point leaves the last whole one.
+    """
+
+    name: str
+    folder: Path
+    budget: Budget
+    parts: dict[str, Any]
+    save_every_s: float = 120.0
+    step: int = 0
+    seconds: float = 0.0
+    window: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / f"{self.name}.pt"
+
+    @property
+    def finished(self) -> bool:
+        return self.budget.fraction(self.step, self.seconds) >= 1.0
+
+    def resume(self) -> bool:
+        """Load the last checkpoint if there is one; returns whether it did."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.checkpoint.exists():
+            return False
+        saved = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        for name, part in self.parts.items():
+            part.load_state_dict(saved["parts"][name])
+        self.step, self.seconds = saved["step"], saved["seconds"]
+        torch.set_rng_state(saved["rng"])
+        return True
+
+    def save(self) -> None:
+        state = {
+            "parts": {name: part.state_dict() for name, part in self.parts.items()},
+            "step": self.step,
+            "seconds": self.seconds,
+            "rng": torch.get_rng_state(),
+        }
+        partial = self.checkpoint.with_suffix(".partial")
+        torch.save(state, partial)
+        os.replace(partial, self.checkpoint)
+
+    def steps(self) -> Iterator[float]:
+        """Yield the used share of the budget once per training step; saves on the way and at the end."""
+        saved_at = time.monotonic()
+        bar = tqdm(desc=self.name, unit="step", initial=self.step, total=self.budget.steps, mininterval=5.0)
+        while not self.finished:
+            began = time.monotonic()
+            yield self.budget.fraction(self.step, self.seconds)
+            self.step += 1
+            self.seconds += time.monotonic() - began
+            bar.update()
+            if time.monotonic() - saved_at > self.save_every_s:
+                self.save()
+                saved_at = time.monotonic()
+        bar.close()
+        self.save()
+
+    def log(self, every: int, **values: float | torch.Tensor) -> None:
+        """Collect scalars; every `every` steps append their means to metrics.jsonl."""
+        for name, value in values.items():
+            self.window.setdefault(name, []).append(float(value))
+        if (self.step + 1) % every == 0:
+            means = {name: sum(v) / len(v) for name, v in self.window.items()}
+            self.write(**means)
+            tqdm.write(f"{self.name} {self.step + 1}: " + "  ".join(f"{k} {v:.4f}" for k, v in means.items()))
+            self.window.clear()
+
+    def write(self, **values: Any) -> None:
+        """Append one line to metrics.jsonl."""
+        line = {"stage": self.name, "step": self.step + 1, "seconds": round(self.seconds, 1), **values}
+        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as out:
+            out.write(json.dumps(line) + "\n")
+
+
+class Average:
+    """Exponential moving average of a module's parameters and buffers, warmed up as min(decay, (1+n)/(10+n))."""
+
+    def __init__(self, module: torch.nn.Module, decay: float) -> None:
+        self.decay, self.count = decay, 0
+        self.values = {k: v.detach().clone() for k, v in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, module: torch.nn.Module) -> None:
+        self.count += 1
+        decay = min(self.decay, (1 + self.count) / (10 + self.count))
+        for name, value in module.state_dict().items():
+            if value.is_floating_point():
+                self.values[name].lerp_(value, 1.0 - decay)
+            else:
+                self.values[name].copy_(value)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"values": self.values, "count": self.count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, value in state["values"].items():
+            self.values[name].copy_(value)
+        self.count = state["count"]
+
+
+def warm_cool(fraction: float, step: int, warm_steps: int, cool_from: float = 0.6) -> float:
+    """Learning-rate factor: linear warm-up, flat, then linear cool-down to 5 % over the last part of the budget."""
+    warm = min(1.0, (step + 1) / warm_steps)
+    cool = 1.0 if fraction < cool_from else max(0.05, 1.0 - 0.95 * (fraction - cool_from) / (1.0 - cool_from))
+    return warm * cool
+
+
+def set_learning_rate(optimizers: list[torch.optim.Optimizer], factor: float) -> None:
+    """Scale each group's `initial_lr` by `factor`."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+            group["lr"] = group["initial_lr"] * factor

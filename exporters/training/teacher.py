@@ -1,0 +1,123 @@
+"""Stage `teacher`: teacher-forced flow matching. Gate: held-out loss and the response to actions in rollouts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from exporters.model.flow import add_noise, precondition, sample_levels
+from exporters.model.generator import Generator, GeneratorConfig
+from exporters.training.data import Clips
+from exporters.training.optimizer import transformer_optimizers
+from exporters.training.stage import Average, Budget, Stage, warm_cool
+
+
+@dataclass(frozen=True)
+class TeacherTraining:
+    """Settings of the teacher stage."""
+
+    model: GeneratorConfig = field(default_factory=GeneratorConfig)
+    budget: Budget = field(default_factory=lambda: Budget(minutes=35))
+    batch: int = 6
+    clip: int = 12
+    """Frames per clip: the window and a few more."""
+    learning_rate: float = 2e-3
+    level_shift: float = 2.0
+    context_noise: float = 0.15
+    """Highest noise level of the clean context frames (half of them get some); the level is an input."""
+    action_dropout: float = 0.1
+    average: float = 0.998
+
+
+def compile_blocks(model: Generator) -> None:
+    """Compile the blocks' arithmetic where it pays (one compilation serves all blocks of equal shape)."""
+    for block in model.blocks:
+        block.compile(dynamic=False)
+
+
+def context_levels(shape: tuple[int, ...], highest: float) -> Tensor:
+    """Noise levels of context frames: zero for half of them, else uniform up to `highest`."""
+    return torch.rand(shape) * highest * (torch.rand(shape) < 0.5)
+
+
+def drop_actions(action: Tensor, share: float) -> Tensor:
+    """Zero a `share` of the per-frame actions, so that the model also knows 'no action given'."""
+    return action * (torch.rand(action.shape[:-1]) >= share).unsqueeze(-1)
+
+
+def flow_loss(model: Generator, clean: Tensor, action: Tensor, level: Tensor, context_level: Tensor) -> Tensor:
+    """Per-frame flow loss [B, N]: the error of the network's unit-variance target (velocity loss up to a factor <= 2)."""
+    noisy = add_noise(clean, torch.randn_like(clean), level)
+    context = add_noise(clean, torch.randn_like(clean), context_level)
+    estimate = model.teacher_forced(context, context_level, noisy, level, action)
+    _, gain = precondition(level)
+    return (estimate - clean).square().flatten(2).mean(dim=2) / gain.square()
+
+
+@torch.no_grad()
+def validation_loss(model: Generator, clips: Clips, clip: int, batches: int = 8, batch: int = 8) -> dict[str, float]:
+    """Mean clean-estimate error at fixed levels on fixed held-out clips (frames with a full window only)."""
+    device = next(model.parameters()).device
+    forked = torch.random.get_rng_state()
+    torch.manual_seed(1234)
+    totals: dict[str, float] = {}
+    for _ in range(batches):
+        clean, action = (x.to(device) for x in clips.windows(clips.sample_starts(batch, clip), clip))
+        noise = torch.randn_like(clean)
+        for value in (1.0, 0.75, 0.4):
+            level = torch.full(clean.shape[:2], value, device=device)
+            estimate = model.teacher_forced(clean, torch.zeros_like(level), add_noise(clean, noise, level), level, action)
+            error = (estimate - clean)[:, model.config.window :].square().mean()
+            totals[f"mse@{value}"] = totals.get(f"mse@{value}", 0.0) + float(error) / batches
+        copied = (clean[:, model.config.window - 1 : -1] - clean[:, model.config.window :]).square().mean()
+        totals["mse_copy_last"] = totals.get("mse_copy_last", 0.0) + float(copied) / batches
+    torch.random.set_rng_state(forked)
+    return totals
+
+
+def train_teacher(
+    config: TeacherTraining, folder: Path, train: Clips, validation: Clips, device: torch.device, name: str = "teacher"
+) -> tuple[Generator, dict[str, float]]:
+    """Train (or resume, or load) the teacher; returns it in eval mode with averaged weights, and its gate."""
+    model = Generator(config.model).to(device)
+    optimizers = transformer_optimizers(model, config.learning_rate)
+    average = Average(model, config.average)
+    stage = Stage(name, folder, config.budget, {"model": model, "optimizers": optimizers, "average": average})
+    stage.resume()
+    if not stage.finished:
+        compile_blocks(model)
+    for fraction in stage.steps():
+        clean, action = (x.to(device) for x in train.windows(train.sample_starts(config.batch, config.clip), config.clip))
+        shape = tuple(clean.shape[:2])
+        level = sample_levels(shape, config.level_shift).to(device)
+        loss = flow_loss(
+            model,
+            clean,
+            drop_actions(action, config.action_dropout),
+            level,
+            context_levels(shape, config.context_noise).to(device),
+        ).mean()
+        optimizers.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizers.step(warm_cool(fraction, stage.step, 100, cool_from=0.5))
+        average.update(model)
+        stage.log(50, loss=loss.detach(), gradient_norm=norm)
+        if (stage.step + 1) % 500 == 0:
+            stage.write(validation=validation_loss(averaged(config.model, average), validation, config.clip))
+    teacher = averaged(config.model, average).to(device)
+    gate = validation_loss(teacher, validation, config.clip)
+    stage.write(gate=gate)
+    return teacher, gate
+
+
+def averaged(config: GeneratorConfig, average: Average) -> Generator:
+    """A fresh, uncompiled generator in eval mode with the averaged weights."""
+    model = Generator(config)
+    model.load_state_dict(average.values)
+    return model.eval()
+
+
