@@ -1,0 +1,89 @@
+"""DSA Runtime: play neural worlds under a time budget per tick.
+
+    import dsa_runtime
+
+    world = dsa_runtime.load_world()                  # the bundled world, a folder or a .dsaworld archive
+    with world.session(seed=7) as session:
+        tick = session.step(3, budget_ms=33)          # one action in, one frame out, on time
+        tick.pixels, tick.steps, tick.confidence      # uint8[H, W, 3], and what it took
+
+Architecture. Arrows point one way, and each file holds one noun:
+
+    cli -> serving -> world -> session -> engine -> ops
+
+    package, spec    a world on disk, verified before anything in it runs, and the contract it states
+    world            a loaded world: constant, thread-safe, shared by its sessions
+    session          one running world. A tick is all or nothing: validate the action, denoise until the
+                     controller says stop, decode, return; the commit of the frame runs after the return, on
+                     the session's worker
+    sampler          the denoising loop of one tick, from noise to pixels
+    controller       how many denoising steps a frame gets; pure arithmetic over confidence, budget and
+                     measured costs
+    latency          measured cost per stage, as quantiles
+    engine           the graphs in ONNX Runtime, bound to preallocated buffers
+    frame_cache      keys and values of past frames: one paged pool per world; a session holds slot numbers
+    noise            counter-based noise keyed by (seed, tick, step), so that a frame depends on nothing else
+    ops              the custom operators and their numpy reference
+
+Importing this package loads nothing heavy; numpy and ONNX Runtime come in with the first name that needs
+them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .actions import Box as Box
+    from .actions import Discrete as Discrete
+    from .actions import MultiBinary as MultiBinary
+    from .controller import Controller as Controller
+    from .errors import ActionError as ActionError
+    from .errors import BudgetError as BudgetError
+    from .errors import DsaError as DsaError
+    from .errors import EngineError as EngineError
+    from .errors import SessionError as SessionError
+    from .errors import WorldError as WorldError
+    from .package import bundled_worlds as bundled_worlds
+    from .session import Session as Session
+    from .spec import WorldSpec as WorldSpec
+    from .tick import Tick as Tick
+    from .world import World as World
+    from .world import load_world as load_world
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "load_world": "world",
+    "World": "world",
+    "bundled_worlds": "package",
+    "WorldSpec": "spec",
+    "Discrete": "actions",
+    "MultiBinary": "actions",
+    "Box": "actions",
+    "Session": "session",
+    "Controller": "controller",
+    "Tick": "tick",
+    "DsaError": "errors",
+    "WorldError": "errors",
+    "ActionError": "errors",
+    "BudgetError": "errors",
+    "SessionError": "errors",
+    "EngineError": "errors",
+}
+
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{home}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -1,0 +1,303 @@
+"""WorldSpec: the one contract between a world package, the exporters that write it and the runtime.
+
+`WorldSpec.from_json` reads `world.json` strictly (unknown, missing or ill-typed fields are a `WorldError`
+that names the field) and `WorldSpec.to_json` writes it. Every dataclass checks its own values when it is
+made, so a spec in hand is a valid spec.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from . import strict_json
+from .actions import ActionSpace, Box, Discrete, MultiBinary
+from .errors import WorldError
+
+__all__ = [
+    "FORMAT", "FORMAT_VERSION", "ActionSpace", "Box", "CacheSpec", "CalibrationSpec", "Curve", "Discrete",
+    "FileEntry", "FrameSpec", "LatentSpec", "MultiBinary", "OperatingPoint", "OpsSpec", "ScheduleSpec",
+    "WorldSpec",
+]  # fmt: skip
+
+FORMAT = "dsa-world"
+FORMAT_VERSION = 1
+SPEC_FILE = "world.json"
+SEEDS_FILE = "seeds.npz"
+REQUIRED_GRAPHS = ("denoise", "commit", "decode", "encode")
+OPTIONAL_GRAPHS = ("denoise_op", "commit_op")  # the same graphs with the custom operator
+OPS_DOMAIN = "dsa"
+OPS_VERSION = 1
+
+_WORLD_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class FrameSpec:
+    """A picture as the caller sees it: `uint8[height, width, channels]`, `fps` of them a second."""
+
+    height: int
+    width: int
+    channels: int
+    fps: float
+    frames_per_tick: int
+    display_aspect: tuple[int, int]
+    """Width to height at which the picture is meant to be shown."""
+
+    def __post_init__(self) -> None:
+        _in_range("height", self.height, 1, 16384)
+        _in_range("width", self.width, 1, 16384)
+        _check(self.channels == 3, "channels", f"must be 3 (RGB), got {self.channels}")
+        _check(0 < self.fps <= 1e4, "fps", f"must lie in (0, 10000], got {self.fps}")
+        _check(
+            self.frames_per_tick == 1, "frames_per_tick", f"format 1 knows only 1, got {self.frames_per_tick}"
+        )
+        _check(min(self.display_aspect) >= 1, "display_aspect", "both parts must be at least 1")
+
+    @property
+    def period_ms(self) -> float:
+        """Time between ticks at the native rate; the default budget of a tick."""
+        return 1000.0 * self.frames_per_tick / self.fps
+
+
+@dataclass(frozen=True)
+class LatentSpec:
+    """The space in which frames are denoised: `float32[channels, height, width]`."""
+
+    channels: int
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "height", "width"):
+            _in_range(name, getattr(self, name), 1, 4096)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return (self.channels, self.height, self.width)
+
+
+@dataclass(frozen=True)
+class CacheSpec:
+    """Geometry of the frame cache.
+
+    A slot holds one frame: per layer its keys and its values, `float32[tokens, heads, head_dim]` each.
+    """
+
+    layers: int
+    heads: int
+    head_dim: int
+    tokens: int
+    window: int
+    """Frames a new frame can look back at, sink included."""
+    sink: int
+    """Oldest frames since reset that never leave the window."""
+    temporal_dims: int
+    """Leading dimensions of a head that carry rotary position in time; even, 0 for none."""
+    theta: float
+
+    def __post_init__(self) -> None:
+        for name, top in (
+            ("layers", 1024),
+            ("heads", 1024),
+            ("head_dim", 4096),
+            ("tokens", 1 << 20),
+            ("window", 4096),
+        ):
+            _in_range(name, getattr(self, name), 1, top)
+        _in_range("sink", self.sink, 0, self.window - 1)
+        _in_range("temporal_dims", self.temporal_dims, 0, self.head_dim)
+        _check(self.temporal_dims % 2 == 0, "temporal_dims", f"must be even, got {self.temporal_dims}")
+        _check(math.isfinite(self.theta) and self.theta > 0, "theta", f"must be positive, got {self.theta}")
+
+    @property
+    def slot_shape(self) -> tuple[int, int, int]:
+        return (self.tokens, self.heads, self.head_dim)
+
+
+@dataclass(frozen=True)
+class ScheduleSpec:
+    """Noise levels of the denoising steps, `1 = levels[0] > ... > 0`, and the level of the commit."""
+
+    levels: tuple[float, ...]
+    context_level: float
+
+    def __post_init__(self) -> None:
+        _in_range("levels", len(self.levels), 1, 1000, "must hold 1..1000 values")
+        _check(self.levels[0] == 1.0, "levels", f"must start at 1.0, got {self.levels[0]}")
+        falling = all(a > b for a, b in zip(self.levels, self.levels[1:], strict=False))
+        _check(falling and self.levels[-1] > 0, "levels", "must fall strictly and stay above 0")
+        _check(0 <= self.context_level < 1, "context_level", f"must lie in [0, 1), got {self.context_level}")
+
+    @property
+    def steps(self) -> int:
+        """Denoising steps of the full schedule, K."""
+        return len(self.levels)
+
+
+@dataclass(frozen=True)
+class OpsSpec:
+    """The custom operators that the graphs may use."""
+
+    domain: str
+    version: int
+
+    def __post_init__(self) -> None:
+        _check(self.domain == OPS_DOMAIN, "domain", f"this runtime knows {OPS_DOMAIN!r}, got {self.domain!r}")
+        _check(
+            self.version == OPS_VERSION, "version", f"this runtime knows {OPS_VERSION}, got {self.version}"
+        )
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A piecewise-linear map from the confidence head's logit to `value`; constant outside its knots."""
+
+    logit: tuple[float, ...]
+    value: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        _check(len(self.logit) >= 1, "logit", "must hold at least one knot")
+        _check(len(self.value) == len(self.logit), "value", "must hold as many values as logit")
+        _check(all(map(math.isfinite, self.logit + self.value)), "logit", "knots must be finite")
+        rising = all(a < b for a, b in zip(self.logit, self.logit[1:], strict=False))
+        _check(rising, "logit", "knots must rise strictly")
+
+    def __call__(self, logit: float) -> float:
+        """The value at `logit`, linear between knots."""
+        xs, ys = self.logit, self.value
+        right = bisect.bisect_right(xs, logit)
+        if right == 0:
+            return ys[0]
+        if right == len(xs):
+            return ys[-1]
+        share = (logit - xs[right - 1]) / (xs[right] - xs[right - 1])
+        return ys[right - 1] + share * (ys[right] - ys[right - 1])
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A threshold, and the mean number of steps it costs on held-out episodes."""
+
+    threshold: float
+    mean_steps: float
+
+
+@dataclass(frozen=True)
+class CalibrationSpec:
+    """What the confidence head's output means after denoising steps 1..K-1 (after step K nothing is left)."""
+
+    delta: float
+    delta_unit: str
+    default_threshold: float
+    within_delta: tuple[Curve, ...]
+    """Probability that the frame is within `delta` of the full schedule's: the confidence users see."""
+    benefit: tuple[Curve, ...]
+    """Expected change that the remaining steps would still make, in `delta_unit`."""
+    thresholds: tuple[OperatingPoint, ...]
+
+    def __post_init__(self) -> None:
+        _check(math.isfinite(self.delta) and self.delta > 0, "delta", f"must be positive, got {self.delta}")
+        _check(0 <= self.default_threshold <= 1, "default_threshold", "must lie in [0, 1]")
+        for index, curve in enumerate(self.within_delta):
+            inside = min(curve.value) >= 0 and max(curve.value) <= 1
+            _check(inside, f"within_delta[{index}].value", "probabilities must lie in [0, 1]")
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """Size and digest of one file of the package."""
+
+    sha256: str
+    bytes: int
+
+    def __post_init__(self) -> None:
+        _check(
+            _SHA256.fullmatch(self.sha256) is not None, "sha256", "must be 64 lower-case hexadecimal digits"
+        )
+        _check(0 <= self.bytes <= 1 << 46, "bytes", f"out of range: {self.bytes}")
+
+
+@dataclass(frozen=True)
+class WorldSpec:
+    """Everything `world.json` says. Field names and nesting are those of the file."""
+
+    name: str
+    version: str
+    licence: str
+    description: str
+    frame: FrameSpec
+    action_space: ActionSpace
+    latent: LatentSpec
+    cache: CacheSpec
+    schedule: ScheduleSpec
+    ops: OpsSpec
+    graphs: Mapping[str, str]
+    calibration: CalibrationSpec
+    files: Mapping[str, FileEntry]
+    provenance: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        name = self.name
+        _check(
+            _WORLD_NAME.fullmatch(name) is not None,
+            "name",
+            f"must be lower-case words joined by '-', got {name!r}",
+        )
+        _check(bool(self.version), "version", "must not be empty")
+        tokens = self.latent.height * self.latent.width
+        _check(self.cache.tokens == tokens, "cache.tokens", f"must be latent height * width = {tokens}")
+        for curves in ("within_delta", "benefit"):
+            count, needed = len(getattr(self.calibration, curves)), self.schedule.steps - 1
+            _check(
+                count == needed,
+                f"calibration.{curves}",
+                f"needs a curve for each step but the last: {needed}, got {count}",
+            )
+        for file in self.files:
+            safe = _FILE_NAME.fullmatch(file) is not None and ".." not in file
+            _check(safe, f"files.{file}", "must be a plain file name inside the package")
+            _check(file != SPEC_FILE, f"files.{file}", "a file cannot hold its own digest")
+        _check(SEEDS_FILE in self.files, f"files.{SEEDS_FILE}", "missing field")
+        for graph in REQUIRED_GRAPHS:
+            _check(graph in self.graphs, f"graphs.{graph}", "missing field")
+        for graph, file in self.graphs.items():
+            _check(graph in REQUIRED_GRAPHS + OPTIONAL_GRAPHS, f"graphs.{graph}", "unknown field")
+            _check(file in self.files, f"graphs.{graph}", f"{file!r} is not listed in files")
+
+    @classmethod
+    def from_json(cls, text: str | bytes, source: str = SPEC_FILE) -> WorldSpec:
+        """The spec in the text of a `world.json`. `source` names the document in errors."""
+        document = strict_json.parse(text, source)
+        kind, version = document.pop("format", None), document.pop("format_version", None)
+        _check(kind == FORMAT, f"{source}.format", f"expected {FORMAT!r}, got {kind!r}")
+        known = type(version) is int and version == FORMAT_VERSION
+        _check(
+            known, f"{source}.format_version", f"this runtime reads version {FORMAT_VERSION}, got {version!r}"
+        )
+        return strict_json.decode(cls, document, source)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The document as plain JSON values."""
+        document = {"format": FORMAT, "format_version": FORMAT_VERSION, **strict_json.encode(self)}
+        document["action_space"] = strict_json.tagged(self.action_space)
+        return document
+
+    def to_json(self) -> str:
+        """The text of `world.json`; `WorldSpec.from_json(spec.to_json()) == spec`."""
+        return strict_json.render(self.to_dict())
+
+
+def _check(condition: bool, field: str, problem: str) -> None:
+    if not condition:
+        raise WorldError(f"{field}: {problem}")
+
+
+def _in_range(field: str, value: int, low: int, high: int, problem: str | None = None) -> None:
+    _check(low <= value <= high, field, problem or f"must lie in {low}..{high}, got {value}")
