@@ -103,8 +103,7 @@ class Box:
         if len(self.high) != len(self.low):
             raise WorldError(f"high: expected {len(self.low)} values as in low, got {len(self.high)}")
         if not all(
-            np.isfinite((low, high)).all() and low < high
-            for low, high in zip(self.low, self.high, strict=True)
+            np.isfinite((low, high)).all() and low < high for low, high in zip(self.low, self.high, strict=True)
         ):
             raise WorldError("high: every value must be finite and greater than the one in low")
         _check_names(self.names, len(self.low))

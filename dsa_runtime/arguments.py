@@ -43,8 +43,6 @@ def check_steps(steps: Any, schedule_steps: int) -> int:
 
 def check_threads(threads: Any) -> int | None:
     """Threads per graph: a small positive integer, or None for the default."""
-    if threads is not None and (
-        isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024
-    ):
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024):
         raise BudgetError(f"threads: must be an integer in 1..1024, got {threads!r}")
     return threads

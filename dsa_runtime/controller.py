@@ -67,9 +67,7 @@ class Controller:
         if self.max_steps is not None:
             _check_steps("max_steps", self.max_steps)
             if self.max_steps < self.min_steps:
-                raise BudgetError(
-                    f"max_steps: must not be below min_steps = {self.min_steps}, got {self.max_steps}"
-                )
+                raise BudgetError(f"max_steps: must not be below min_steps = {self.min_steps}, got {self.max_steps}")
         if not 0 < self.quantile <= 1:
             raise BudgetError(f"quantile: must lie in (0, 1], got {self.quantile}")
         if not (self.guard_ms >= 0 and math.isfinite(self.guard_ms)):
@@ -95,9 +93,7 @@ class Controller:
             return step > 1 or score < plan.threshold  # all or nothing: only the first step's score is asked
         return True
 
-    def admits(
-        self, elapsed_ms: float, budget_ms: float, step_ms: float | None, decode_ms: float | None
-    ) -> bool:
+    def admits(self, elapsed_ms: float, budget_ms: float, step_ms: float | None, decode_ms: float | None) -> bool:
         """Whether a further step is expected to fit: elapsed + step + decode + guard <= budget.
 
         `step_ms` and `decode_ms` are costs at this controller's quantile; None (never measured) counts as

@@ -30,8 +30,7 @@ class Engine:
         self.threads = threads or available_cores()
         inputs, outputs = _graph_shapes(self.spec)
         self.graphs = {
-            name: _load(package, self.spec.graphs[name], self.threads, inputs[name], outputs[name])
-            for name in inputs
+            name: _load(package, self.spec.graphs[name], self.threads, inputs[name], outputs[name]) for name in inputs
         }
 
     def encode(self, frames: np.ndarray) -> np.ndarray:
@@ -85,9 +84,7 @@ class Workspace:
                 if self._cache.pools is not self._pools:
                     self._bind_pools()
                 for index, pool in enumerate(self._pools):
-                    _bind_output(
-                        self._commit, f"{'value' if index % 2 else 'key'}_{index // 2}", pool[slot : slot + 1]
-                    )
+                    _bind_output(self._commit, f"{'value' if index % 2 else 'key'}_{index // 2}", pool[slot : slot + 1])
                 cost_ns = self._run("commit", self._commit)
         except BaseException:
             self._cache.release((slot,))
@@ -137,7 +134,7 @@ def _load(package: Package, file: str, threads: int, inputs: Shapes, outputs: Sh
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors come as exceptions
     # Threads that spin between runs win little alone and cost a lot beside any other load.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     path = package.path(file)
@@ -162,8 +159,7 @@ def _check_signature(actual: list[ort.NodeArg], expected: Shapes, where: str) ->
             raise WorldError(f"{where} {argument.name}: expected {dtype.__name__}, got {argument.type}")
         # A named dimension in the graph is free; a number must be the spec's.
         fits = len(argument.shape) == len(shape) and all(
-            not isinstance(found, int) or found == wanted
-            for found, wanted in zip(argument.shape, shape, strict=True)
+            not isinstance(found, int) or found == wanted for found, wanted in zip(argument.shape, shape, strict=True)
         )
         if not fits:
             raise WorldError(f"{where} {argument.name}: expected shape {list(shape)}, got {argument.shape}")

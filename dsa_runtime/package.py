@@ -150,11 +150,7 @@ def _members(archive: zipfile.ZipFile, source: Path) -> dict[str, zipfile.ZipInf
         where = f"{source}: {info.filename}"
         if info.filename in members:
             raise WorldError(f"{where}: occurs twice")
-        if (
-            Path(info.filename).name != info.filename
-            or "\\" in info.filename
-            or info.filename in ("", ".", "..")
-        ):
+        if Path(info.filename).name != info.filename or "\\" in info.filename or info.filename in ("", ".", ".."):
             raise WorldError(f"{where}: leads out of the package")
         if stat.S_ISLNK(info.external_attr >> 16):
             raise WorldError(f"{where}: not a regular file")
@@ -167,9 +163,7 @@ def _members(archive: zipfile.ZipFile, source: Path) -> dict[str, zipfile.ZipInf
     return members
 
 
-def _unpack(
-    archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], spec: WorldSpec, source: Path
-) -> Package:
+def _unpack(archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], spec: WorldSpec, source: Path) -> Package:
     for file in members:
         if file not in spec.files:
             raise WorldError(f"{source}: {file}: not listed in {SPEC_FILE}")
@@ -177,9 +171,7 @@ def _unpack(
         if file not in members:
             raise WorldError(f"{source}: {file}: missing file")
         if members[file].file_size != entry.bytes:
-            raise WorldError(
-                f"{source}: {file}: expected {entry.bytes} bytes, found {members[file].file_size}"
-            )
+            raise WorldError(f"{source}: {file}: expected {entry.bytes} bytes, found {members[file].file_size}")
     unpacked = _PrivateFolder()
     folder = unpacked.path
     try:

@@ -51,9 +51,7 @@ class Sample:
 class Sampler:
     """Runs the steps of one session's ticks. Writes to the workspace only, so failing leaves no trace."""
 
-    def __init__(
-        self, spec: WorldSpec, workspace: Workspace, controller: Controller, latency: LatencyModel
-    ) -> None:
+    def __init__(self, spec: WorldSpec, workspace: Workspace, controller: Controller, latency: LatencyModel) -> None:
         self._spec, self._workspace, self._controller, self._latency = spec, workspace, controller, latency
         self._noise = NoiseSource(workspace.latent.size, spec.schedule.steps)
 
@@ -110,9 +108,7 @@ class Sampler:
 
     def _confidence(self, step: int, logit: float) -> float:
         curves = self._spec.calibration.within_delta
-        return (
-            curves[step - 1](logit) if step <= len(curves) else 1.0
-        )  # the last step's frame is the reference
+        return curves[step - 1](logit) if step <= len(curves) else 1.0  # the last step's frame is the reference
 
     def _renoise(self, level: float, noise: np.ndarray) -> None:
         """latent = (1 - level) * clean + level * noise, in place."""

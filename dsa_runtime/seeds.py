@@ -41,9 +41,7 @@ def load_seeds(path: Path, spec: WorldSpec) -> SeedContexts:
         raise WorldError(f"{path}: not a sound npz file: {error}") from None
     expected = (window, frame.height, frame.width, frame.channels)
     if frames.dtype != np.uint8 or frames.ndim != 5 or frames.shape[1:] != expected or not len(frames):
-        raise WorldError(
-            f"{path}: frames: expected uint8[n, {', '.join(map(str, expected))}], got {_describe(frames)}"
-        )
+        raise WorldError(f"{path}: frames: expected uint8[n, {', '.join(map(str, expected))}], got {_describe(frames)}")
     if actions.shape != (len(frames), window, *spec.action_space.shape):
         shape = ", ".join(map(str, (len(frames), window, *spec.action_space.shape)))
         raise WorldError(f"{path}: actions: expected shape [{shape}], got {_describe(actions)}")

@@ -55,9 +55,7 @@ class FrameSpec:
         _in_range("width", self.width, 1, 16384)
         _check(self.channels == 3, "channels", f"must be 3 (RGB), got {self.channels}")
         _check(0 < self.fps <= 1e4, "fps", f"must lie in (0, 10000], got {self.fps}")
-        _check(
-            self.frames_per_tick == 1, "frames_per_tick", f"format 1 knows only 1, got {self.frames_per_tick}"
-        )
+        _check(self.frames_per_tick == 1, "frames_per_tick", f"format 1 knows only 1, got {self.frames_per_tick}")
         _check(min(self.display_aspect) >= 1, "display_aspect", "both parts must be at least 1")
 
     @property
@@ -150,9 +148,7 @@ class OpsSpec:
 
     def __post_init__(self) -> None:
         _check(self.domain == OPS_DOMAIN, "domain", f"this runtime knows {OPS_DOMAIN!r}, got {self.domain!r}")
-        _check(
-            self.version == OPS_VERSION, "version", f"this runtime knows {OPS_VERSION}, got {self.version}"
-        )
+        _check(self.version == OPS_VERSION, "version", f"this runtime knows {OPS_VERSION}, got {self.version}")
 
 
 @dataclass(frozen=True)
@@ -218,9 +214,7 @@ class FileEntry:
     bytes: int
 
     def __post_init__(self) -> None:
-        _check(
-            _SHA256.fullmatch(self.sha256) is not None, "sha256", "must be 64 lower-case hexadecimal digits"
-        )
+        _check(_SHA256.fullmatch(self.sha256) is not None, "sha256", "must be 64 lower-case hexadecimal digits")
         _check(0 <= self.bytes <= 1 << 46, "bytes", f"out of range: {self.bytes}")
 
 
@@ -278,9 +272,7 @@ class WorldSpec:
         kind, version = document.pop("format", None), document.pop("format_version", None)
         _check(kind == FORMAT, f"{source}.format", f"expected {FORMAT!r}, got {kind!r}")
         known = type(version) is int and version == FORMAT_VERSION
-        _check(
-            known, f"{source}.format_version", f"this runtime reads version {FORMAT_VERSION}, got {version!r}"
-        )
+        _check(known, f"{source}.format_version", f"this runtime reads version {FORMAT_VERSION}, got {version!r}")
         return strict_json.decode(cls, document, source)
 
     def to_dict(self) -> dict[str, Any]:

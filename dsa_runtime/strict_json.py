@@ -24,9 +24,7 @@ T = TypeVar("T")
 def parse(text: str | bytes, source: str) -> dict[str, Any]:
     """The JSON object in `text`. Refuses what Python's parser lets through: NaN, infinity, repeated keys."""
     try:
-        value = json.loads(
-            text, parse_float=_finite, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys
-        )
+        value = json.loads(text, parse_float=_finite, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError) as error:
         raise WorldError(f"{source}: not valid JSON: {error}") from None
     if not isinstance(value, dict):
@@ -55,9 +53,7 @@ def decode(cls: type[T], value: Any, where: str) -> T:
             raise WorldError(f"{where}.{name}: missing field")
     try:
         return cls(**arguments)
-    except (
-        WorldError
-    ) as error:  # raised by __post_init__, which knows its field but not its place in the document
+    except WorldError as error:  # raised by __post_init__, which knows its field but not its place in the document
         raise WorldError(f"{where}.{error}") from None
 
 
@@ -120,9 +116,7 @@ def _decode_tuple(items: tuple[Any, ...], value: Any, where: str) -> tuple[Any, 
         return tuple(_decode(items[0], item, f"{where}[{index}]") for index, item in enumerate(value))
     if len(value) != len(items):
         raise WorldError(f"{where}: expected {len(items)} items, got {len(value)}")
-    return tuple(
-        _decode(hint, item, f"{where}[{i}]") for i, (hint, item) in enumerate(zip(items, value, strict=True))
-    )
+    return tuple(_decode(hint, item, f"{where}[{i}]") for i, (hint, item) in enumerate(zip(items, value, strict=True)))
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -175,9 +175,7 @@ def _context(graph: _Graph, window: int) -> str:
     for layer in range(LAYERS):
         gate = graph.add("Sigmoid", graph.add("Gather", f"key_pool_{layer}", index, axis=0))
         gated = graph.add("Mul", graph.add("Gather", f"value_pool_{layer}", index, axis=0), gate)
-        part = graph.add(
-            "ReduceSum", graph.add("Mul", gated, weight), graph.constant([1], np.int64), keepdims=0
-        )
+        part = graph.add("ReduceSum", graph.add("Mul", gated, weight), graph.constant([1], np.int64), keepdims=0)
         total = part if total is None else graph.add("Add", total, part)
     assert total is not None
     flat = graph.add("Reshape", total, graph.constant([0, TOKENS, FEATURES], np.int64))
@@ -224,16 +222,10 @@ def _decode(graph: _Graph, actions: int, window: int) -> _Graph:
     latent = graph.input("latent", TensorProto.FLOAT, ["B", CHANNELS, GRID, GRID])
     rgb = graph.add("Sigmoid", graph.add("MatMul", _tokens(graph, latent), graph.weight("to_rgb")))
     scaled = graph.add("Mul", rgb, graph.constant(255.0))
-    grid = graph.add(
-        "Reshape", graph.add("Round", scaled), graph.constant([0, GRID, 1, GRID, 1, 3], np.int64)
-    )
+    grid = graph.add("Reshape", graph.add("Round", scaled), graph.constant([0, GRID, 1, GRID, 1, 3], np.int64))
     repeats = graph.constant([1, 1, HEIGHT // GRID, 1, WIDTH // GRID, 1], np.int64)
-    frame = graph.add(
-        "Reshape", graph.add("Tile", grid, repeats), graph.constant([0, HEIGHT, WIDTH, 3], np.int64)
-    )
-    graph.output(
-        "frame", TensorProto.UINT8, ["B", HEIGHT, WIDTH, 3], graph.add("Cast", frame, to=TensorProto.UINT8)
-    )
+    frame = graph.add("Reshape", graph.add("Tile", grid, repeats), graph.constant([0, HEIGHT, WIDTH, 3], np.int64))
+    graph.output("frame", TensorProto.UINT8, ["B", HEIGHT, WIDTH, 3], graph.add("Cast", frame, to=TensorProto.UINT8))
     return graph
 
 
@@ -241,9 +233,7 @@ def _encode(graph: _Graph, actions: int, window: int) -> _Graph:
     frame = graph.input("frame", TensorProto.UINT8, ["B", HEIGHT, WIDTH, 3])
     unit = graph.add("Div", graph.add("Cast", frame, to=TensorProto.FLOAT), graph.constant(255.0))
     blocks = graph.constant([0, GRID, HEIGHT // GRID, GRID, WIDTH // GRID, 3], np.int64)
-    means = graph.add(
-        "ReduceMean", graph.add("Reshape", unit, blocks), graph.constant([2, 4], np.int64), keepdims=0
-    )
+    means = graph.add("ReduceMean", graph.add("Reshape", unit, blocks), graph.constant([2, 4], np.int64), keepdims=0)
     latent = graph.add("Tanh", graph.add("MatMul", means, graph.weight("from_rgb")))
     graph.output(
         "latent",
@@ -307,9 +297,7 @@ def _spec(folder: Path, action_space: ActionSpace, sink: int, window: int, name:
         schedule=ScheduleSpec(LEVELS, 0.0),
         ops=OpsSpec("dsa", 1),
         graphs=graphs,
-        calibration=CalibrationSpec(
-            0.05, "rms", 0.5, (curve,) * 3, (curve,) * 3, (OperatingPoint(0.5, 2.0),)
-        ),
+        calibration=CalibrationSpec(0.05, "rms", 0.5, (curve,) * 3, (curve,) * 3, (OperatingPoint(0.5, 2.0),)),
         files={file: _entry(folder / file) for file in files},
         provenance={"what": "a test fixture"},
     )

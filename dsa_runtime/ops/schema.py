@@ -48,9 +48,7 @@ PAGED_FRAME_ATTENTION = Operator(
     outputs=(Tensor("output", "float", "B T H D"),),
     attributes=(
         Attribute("scale", "float", "factor of the scores; 1 / sqrt(D) unless stated"),
-        Attribute(
-            "temporal_dims", "int", "leading dimensions of a head that are rotated by age; even, 0 for none"
-        ),
+        Attribute("temporal_dims", "int", "leading dimensions of a head that are rotated by age; even, 0 for none"),
         Attribute("theta", "float", "base of the rotation frequencies"),
     ),
 )

@@ -16,7 +16,7 @@ from .play import STAGES, Play
 WIDTH, HEIGHT = 1600, 1000
 _LEFT, _RIGHT = 92, 1180
 _SIDE_LEFT, _SIDE_RIGHT = 1220, 1560
-_STEPS, _CONFIDENCE, _LATENCY = (130, 300), (364, 600), (664, 930)
+_STEPS, _CONFIDENCE, _LATENCY = (146, 312), (370, 606), (664, 930)
 _STAGE_COLOURS: dict[str, Colour] = {
     "wait": (92, 100, 118), "denoise": (84, 158, 108), "decode": (190, 160, 92), "sdk": (150, 110, 170)
 }  # fmt: skip

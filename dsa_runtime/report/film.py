@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from ..spec import FrameSpec
 from .play import Play
 from .strip import Strip
 
+MOST_FRAMES = 900
 _PICTURE_HEIGHT = 384
 _GAME_COLOURS = 200
 _STRIP_COLOURS = 56  # with the game's, the 256 that a GIF can hold
@@ -20,19 +22,32 @@ _SAMPLES = 64
 
 
 def write_film(play: Play, path: Path, progress: Callable[[], object] = lambda: None) -> None:
-    """Write the play as a GIF that runs at the world's own rate. `progress` is called after every frame."""
-    film = _Film(play)
-    frames = []
-    for index in range(len(play.ticks)):
-        frames.append(film.frame(index))
-        progress()
-    durations = gif_durations_ms(len(frames), play.spec.frame.period_ms)
+    """Write the play as a GIF that runs at the world's own rate. `progress` is called after every frame.
+
+    A GIF is made in memory, so a film ends after `MOST_FRAMES`.
+    """
+    film, count = _Film(play), min(len(play.ticks), MOST_FRAMES)
+
+    def draw() -> Iterator[Image.Image]:
+        for index in range(count):
+            yield film.frame(index)
+            progress()
+
+    frames = draw()
+    first = next(frames)
+    durations = gif_durations_ms(count, play.spec.frame.period_ms)
     partial = path.with_name(path.name + ".partial")
     # disposal 1: every frame is drawn over the one before it, so that Pillow stores only what changed.
-    frames[0].save(
-        partial, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0, disposal=1,
+    first.save(
+        partial,
+        "GIF",
+        save_all=True,
+        append_images=frames,
+        duration=durations,
+        loop=0,
+        disposal=1,
         optimize=False,
-    )  # fmt: skip
+    )
     os.replace(partial, path)
 
 
@@ -49,7 +64,7 @@ def gif_durations_ms(frames: int, period_ms: float) -> list[int]:
     """
     period_ms = max(period_ms, 20.0)
     edges = [round(index * period_ms / 10) for index in range(frames + 1)]
-    return [10 * (end - start) for start, end in zip(edges, edges[1:], strict=False)]
+    return [10 * (end - start) for start, end in itertools.pairwise(edges)]
 
 
 class _Film:
@@ -62,7 +77,8 @@ class _Film:
     def __init__(self, play: Play) -> None:
         self._play, self._size = play, picture_size(play.spec.frame)
         self._strip = Strip(play, self._size[0])
-        sample = sorted({round(i) for i in np.linspace(0, len(play.ticks) - 1, _SAMPLES)})
+        spread = [round(i) for i in np.linspace(0, len(play.ticks) - 1, _SAMPLES)]
+        sample = sorted({*spread, *np.flatnonzero(play.late)[:_SAMPLES].tolist()})  # their colours are rare
         self._game_palette = _palette([self._picture(index) for index in sample], _GAME_COLOURS)
         self._strip_palette = _palette([self._strip.draw(index) for index in sample], _STRIP_COLOURS)
 

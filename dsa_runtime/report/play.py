@@ -55,7 +55,10 @@ class Play:
 
     def stage_ms(self, stage: str) -> np.ndarray:
         """`float64[ticks]`, the cost of a stage ("denoise": of all steps together) or "total"."""
-        return np.array([np.sum(dict(tick.latency_ms)[stage]) for tick in self.ticks], np.float64)
+        if stage == "denoise":
+            return np.array([sum(tick.latency_ms["denoise"]) for tick in self.ticks], np.float64)
+        values: list[Any] = [dict(tick.latency_ms)[stage] for tick in self.ticks]
+        return np.array(values, np.float64)
 
     def summary(self) -> dict[str, Any]:
         """The report of `dsa demo`, as plain JSON values."""

@@ -83,9 +83,7 @@ class Strip:
             draw.rectangle(box, step_colour(steps, self._schedule))
 
 
-def _caption(
-    draw: ImageDraw.ImageDraw, left: int, width: int, label: str, value: str, colour: Colour = MUTED
-) -> None:
+def _caption(draw: ImageDraw.ImageDraw, left: int, width: int, label: str, value: str, colour: Colour = MUTED) -> None:
     draw.text((left, 29), label, colour, _LABEL, anchor="ls")
     draw.text((left + width, 29), value, TEXT, _VALUE, anchor="rs")
 

@@ -108,7 +108,7 @@ def as_float(frames: np.ndarray, name: str = "frames") -> np.ndarray:
     if frames.ndim != 4 or frames.shape[3] != 3:
         raise ValueError(f"{name} must be [B, H, W, 3], got {list(frames.shape)}")
     if frames.dtype == np.uint8:
-        return np.divide(frames, np.float32(255.0), dtype=np.float32)
+        return np.asarray(frames / np.float32(255.0), dtype=np.float32)
     if not np.issubdtype(frames.dtype, np.floating):
         raise ValueError(f"{name} must be uint8 or float, got {frames.dtype}")
     if not np.isfinite(frames).all():

@@ -112,10 +112,7 @@ class Block(nn.Module):
         h = F.layer_norm(x, (c.dim,)) * (1.0 + parts[1]) + parts[0]
         query, key, value = self.qkv(h).unflatten(-1, (3, c.heads, c.head_dim)).unbind(-3)
         query, key = self.query_norm(query), self.key_norm(key)
-        query, key = (
-            attention.rotate_space(y, *c.grid, c.temporal_dims, c.theta)
-            for y in (query, key)
-        )
+        query, key = (attention.rotate_space(y, *c.grid, c.temporal_dims, c.theta) for y in (query, key))
         return query, key, value, parts
 
     def forward(self, x: Tensor, condition: Tensor, attend: Attend) -> tuple[Tensor, Tensor, Tensor]:

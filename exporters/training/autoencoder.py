@@ -50,6 +50,17 @@ def heldout_psnr(model: Autoencoder, frames: Tensor) -> float:
     return float((10 * torch.log10(255.0**2 / mse)).mean())
 
 
+@torch.no_grad()
+def measure_latents(model: Autoencoder, clips: Clips, batch: int, batches: int = 64) -> None:
+    """Set the latents' mean and variance from the averaged weights: the running ones lag behind short runs."""
+    device = next(model.parameters()).device
+    model.normalise.reset_running_stats()
+    model.normalise.momentum = None  # a plain mean over the batches
+    model.normalise.train()
+    for _ in range(batches):
+        model.encode(pictures_to_float(clips.sample_frames(batch).to(device)))
+
+
 def train_autoencoder(
     config: AutoencoderTraining, folder: Path, train: Clips, validation: Clips, device: torch.device
 ) -> tuple[Autoencoder, dict[str, float]]:
@@ -60,6 +71,7 @@ def train_autoencoder(
     average = Average(model, 0.998)
     stage = Stage("autoencoder", folder, config.budget, {"model": model, "optimizer": optimizer, "average": average})
     stage.resume()
+    fresh = not stage.finished
     for fraction in stage.steps():
         set_learning_rate([optimizer], warm_cool(fraction, stage.step, 100))
         target = pictures_to_float(train.sample_frames(config.batch).to(device))
@@ -71,6 +83,10 @@ def train_autoencoder(
         average.update(model)
         stage.log(100, loss=loss.detach())
     model.load_state_dict(average.values)
+    if fresh:
+        measure_latents(model, train, config.batch)
+        average.values = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        stage.save()
     model.eval()
     frames = validation.frames[:: max(1, len(validation.frames) // 512)][:512].to(device)
     gate = {"psnr_db": heldout_psnr(model, frames), "gate_psnr_db": config.gate_psnr_db}

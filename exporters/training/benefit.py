@@ -67,7 +67,8 @@ def collect_benefits(
         real, action = (x.to(device) for x in clips.windows(clips.sample_starts(batch, length), length))
         context = warm_context(generator, real[:, :window], action[:, :window])
         for i in range(frames):
-            act, x, steps = action[:, window + i], torch.randn_like(real[:, 0]), []
+            act, x = action[:, window + i], torch.randn_like(real[:, 0])
+            steps: list[tuple[Tensor, list[Tensor], Tensor]] = []
             for k, value in enumerate(levels):
                 level = x.new_full((batch,), value)
                 if k > 0:
@@ -85,5 +86,8 @@ def collect_benefits(
             chosen = torch.stack([s[0] for s in steps], 1)[torch.arange(batch, device=device), exits]
             context = generator.commit(chosen, x.new_zeros(batch), act, context)
     return Benefits(
-        [torch.cat(t) for t in taps_out] if keep_taps else [], torch.cat(conditions), torch.cat(squares), torch.cat(logits)
+        [torch.cat(t) for t in taps_out] if keep_taps else [],
+        torch.cat(conditions),
+        torch.cat(squares),
+        torch.cat(logits),
     )

@@ -97,9 +97,7 @@ def run_calibration(
     """Fit on `validation`, check on `heldout`; returns the table and its gate."""
     torch.manual_seed(4321)
     stage = Stage("calibration", folder, Budget(steps=1), {})
-    fit = collect_benefits(
-        generator, autoencoder, levels, validation, config.rollouts, config.frames, keep_taps=False
-    )
+    fit = collect_benefits(generator, autoencoder, levels, validation, config.rollouts, config.frames, keep_taps=False)
     check = collect_benefits(
         generator, autoencoder, levels, heldout, config.rollouts // 2, config.frames, keep_taps=False
     )

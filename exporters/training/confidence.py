@@ -86,7 +86,11 @@ def train_confidence(
     keep_gain = sum(gain) > sum(joint)
     if keep_gain:
         generator.confidence.load_state_dict(head.state_dict())
-    gate = {"rank_correlation_joint": joint, "rank_correlation_gain": gain, "kept": "gain" if keep_gain else "joint"}
+    gate: dict[str, object] = {
+        "rank_correlation_joint": joint,
+        "rank_correlation_gain": gain,
+        "kept": "gain" if keep_gain else "joint",
+    }
     stage.write(gate=gate)
     return generator, gate
 

@@ -37,6 +37,11 @@ class TrainConfig:
     dataset: str
     """Folder of the episode dataset."""
     description: str = ""
+    version: str = "0.1.0"
+    card: str = ""
+    """Path of the card's text; empty for a minimal one."""
+    contexts: int = 16
+    """Start contexts in the package, from the validation split."""
     seed: int = 0
     schedule: Schedule = field(default_factory=Schedule)
     autoencoder: AutoencoderTraining = field(default_factory=AutoencoderTraining)

@@ -1,7 +1,7 @@
 """Stage `consistency`: causal consistency distillation of the teacher into a few-step generator.
 
-|| G(x_t, t) - sg G_ema(x_u, u) ||^2 with x_u one Euler step of the teacher from t to the next lower level u (Song et al.
-2023; causal, as in CausVid's successors): no stored ODE pairs. Gate: the error falls with every added step.
+|| G(x_t, t) - sg G_ema(x_u, u) ||^2 with x_u one Euler step of the teacher from t to the next lower level u (Song et
+al. 2023; causal, as in CausVid's successors): no stored ODE pairs. Gate: the error falls with every added step.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class ConsistencyTraining:
     level_shift: float = 3.0
     context_noise: float = 0.15
     average: float = 0.99
+    compiled: bool = True
 
 
 def consistency_loss(
@@ -70,14 +71,18 @@ def train_consistency(
     student, target = copy.deepcopy(teacher).train(), copy.deepcopy(teacher)
     optimizers = transformer_optimizers(student, config.learning_rate, weight_decay=0.0)
     average = Average(student, config.average)
-    stage = Stage("consistency", folder, config.budget, {"model": student, "optimizers": optimizers, "average": average})
+    stage = Stage(
+        "consistency", folder, config.budget, {"model": student, "optimizers": optimizers, "average": average}
+    )
     stage.resume()
-    if not stage.finished:
+    if config.compiled and not stage.finished:
         for model in (student, target, teacher):
             compile_blocks(model)
     ladder = torch.tensor([*schedule_levels(config.levels, config.level_shift), 0.0], device=device)
     for fraction in stage.steps():
-        clean, action = (x.to(device) for x in train.windows(train.sample_starts(config.batch, config.clip), config.clip))
+        clean, action = (
+            x.to(device) for x in train.windows(train.sample_starts(config.batch, config.clip), config.clip)
+        )
         levels = context_levels(tuple(clean.shape[:2]), config.context_noise).to(device)
         target.load_state_dict(average.values)
         loss = consistency_loss(student, target, teacher, clean, action, levels, ladder)

@@ -34,7 +34,7 @@ class DistillationTraining:
     """Frames rolled out and scored per update."""
     longest: int = 64
     """Frames after which a batch of sessions starts anew from real ones."""
-    critic_updates: int = 3
+    critic_updates: int = 2
     """Critic updates per generator update, on re-noised copies of the same rollouts."""
     learning_rate: float = 3e-5
     critic_learning_rate: float = 1e-4
@@ -149,7 +149,9 @@ def train_distillation(
     window = generator.config.window
     # No first moment: the two networks chase each other, and a remembered direction is a stale one.
     g_opt = Optimizers([AdamW(generator.parameters(), lr=config.learning_rate, betas=(0.0, 0.999), weight_decay=0.0)])
-    c_opt = Optimizers([AdamW(critic.parameters(), lr=config.critic_learning_rate, betas=(0.0, 0.999), weight_decay=0.0)])
+    c_opt = Optimizers(
+        [AdamW(critic.parameters(), lr=config.critic_learning_rate, betas=(0.0, 0.999), weight_decay=0.0)]
+    )
     average, means = Average(generator, config.average), RunningMean(len(levels))
     parts = {
         "generator": generator,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,4 +100,41 @@ def run_training(config: TrainConfig, runs: Path, device: torch.device, until: s
         config.calibration, levels, folder, result.generator, autoencoder, validation, test
     )
     gate("calibration", checked)
+    save_result(folder / "generator.pt", result)
     return result
+
+
+def save_result(path: Path, result: Trained) -> None:
+    """Write the finished generator, its levels, calibration and gates, for packaging and evaluation."""
+    assert result.generator is not None
+    state = {
+        "generator": result.generator.state_dict(),
+        "levels": list(result.levels),
+        "calibration": result.calibration,
+        "gates": result.gates,
+    }
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    os.replace(partial, path)
+
+
+def load_result(config: TrainConfig, runs: Path) -> Trained:
+    """The finished run of a recipe, in eval mode on the CPU. Raises FileNotFoundError if it has not finished."""
+    folder = runs / config.name
+    if not (folder / "generator.pt").exists():
+        raise FileNotFoundError(
+            f"{folder}/generator.pt: the run has not finished; run `python -m exporters train` first"
+        )
+    saved = torch.load(folder / "generator.pt", weights_only=True)
+    autoencoder = Autoencoder(config.autoencoder.model)
+    checkpoint = torch.load(folder / "autoencoder.pt", weights_only=True)
+    autoencoder.load_state_dict(checkpoint["parts"]["average"]["values"])
+    generator = Generator(config.teacher.model)
+    generator.load_state_dict(saved["generator"])
+    return Trained(
+        tuple(saved["levels"]),
+        autoencoder.eval(),
+        saved["gates"],
+        generator=generator.eval(),
+        calibration=saved["calibration"],
+    )

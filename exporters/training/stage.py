@@ -83,7 +83,12 @@ class Stage:
         os.replace(partial, self.checkpoint)
 
     def steps(self) -> Iterator[float]:
-        """Yield the used share of the budget once per training step; saves on the way and at the end."""
+        """Yield the used share of the budget once per training step; saves on the way and at the end.
+
+        A finished stage yields nothing and leaves its checkpoint alone.
+        """
+        if self.finished:
+            return
         saved_at = time.monotonic()
         bar = tqdm(desc=self.name, unit="step", initial=self.step, total=self.budget.steps, mininterval=5.0)
         while not self.finished:

@@ -30,6 +30,8 @@ class TeacherTraining:
     """Highest noise level of the clean context frames (half of them get some); the level is an input."""
     action_dropout: float = 0.1
     average: float = 0.998
+    compiled: bool = True
+    """Compile the blocks: half a minute once, then 1.3x faster steps."""
 
 
 def compile_blocks(model: Generator) -> None:
@@ -49,7 +51,10 @@ def drop_actions(action: Tensor, share: float) -> Tensor:
 
 
 def flow_loss(model: Generator, clean: Tensor, action: Tensor, level: Tensor, context_level: Tensor) -> Tensor:
-    """Per-frame flow loss [B, N]: the error of the network's unit-variance target (velocity loss up to a factor <= 2)."""
+    """Per-frame flow loss [B, N]: the error of the network's unit-variance target.
+
+    It is the velocity loss up to a factor between 1/2 and 1.
+    """
     noisy = add_noise(clean, torch.randn_like(clean), level)
     context = add_noise(clean, torch.randn_like(clean), context_level)
     estimate = model.teacher_forced(context, context_level, noisy, level, action)
@@ -69,7 +74,9 @@ def validation_loss(model: Generator, clips: Clips, clip: int, batches: int = 8,
         noise = torch.randn_like(clean)
         for value in (1.0, 0.75, 0.4):
             level = torch.full(clean.shape[:2], value, device=device)
-            estimate = model.teacher_forced(clean, torch.zeros_like(level), add_noise(clean, noise, level), level, action)
+            estimate = model.teacher_forced(
+                clean, torch.zeros_like(level), add_noise(clean, noise, level), level, action
+            )
             error = (estimate - clean)[:, model.config.window :].square().mean()
             totals[f"mse@{value}"] = totals.get(f"mse@{value}", 0.0) + float(error) / batches
         copied = (clean[:, model.config.window - 1 : -1] - clean[:, model.config.window :]).square().mean()
@@ -87,10 +94,12 @@ def train_teacher(
     average = Average(model, config.average)
     stage = Stage(name, folder, config.budget, {"model": model, "optimizers": optimizers, "average": average})
     stage.resume()
-    if not stage.finished:
+    if config.compiled and not stage.finished:
         compile_blocks(model)
     for fraction in stage.steps():
-        clean, action = (x.to(device) for x in train.windows(train.sample_starts(config.batch, config.clip), config.clip))
+        clean, action = (
+            x.to(device) for x in train.windows(train.sample_starts(config.batch, config.clip), config.clip)
+        )
         shape = tuple(clean.shape[:2])
         level = sample_levels(shape, config.level_shift).to(device)
         loss = flow_loss(
@@ -119,5 +128,3 @@ def averaged(config: GeneratorConfig, average: Average) -> Generator:
     model = Generator(config)
     model.load_state_dict(average.values)
     return model.eval()
-
-

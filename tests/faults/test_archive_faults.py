@@ -27,9 +27,7 @@ def repack(archive: Path, change: Callable[[dict[str, bytes]], object]) -> None:
             target.writestr(name, content)
 
 
-@pytest.mark.parametrize(
-    "name", ["../escape.txt", "/tmp/escape.txt", "sub/escape.txt", "..", "a\\..\\b", "sub/"]
-)
+@pytest.mark.parametrize("name", ["../escape.txt", "/tmp/escape.txt", "sub/escape.txt", "..", "a\\..\\b", "sub/"])
 def test_an_archive_member_that_leads_out(archive: Path, tmp_path: Path, name: str) -> None:
     repack(archive, lambda members: members.update({name: b"!"}))
     refuses(archive, "tiny.dsaworld", "leads out of the package")

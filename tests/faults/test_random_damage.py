@@ -37,17 +37,13 @@ def test_damaged_bytes_of_the_spec(package: Path) -> None:
             load_world(package, threads=1).close()
 
 
-@pytest.mark.parametrize(
-    "junk", [None, 1, "x", [], {}, [None], {"type": "Box"}, -1, 1e300, True, [[]], "../x"]
-)
+@pytest.mark.parametrize("junk", [None, 1, "x", [], {}, [None], {"type": "Box"}, -1, 1e300, True, [[]], "../x"])
 def test_any_field_may_hold_junk(package: Path, junk: Any) -> None:
     """Every value of the spec in turn is replaced; errors name the place."""
     original = json.loads((package / "world.json").read_text())
 
     def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-        items = (
-            value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-        )
+        items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
         return [path] * bool(path) + [place for key, item in items for place in places(item, (*path, key))]
 
     for place in places(original):

@@ -192,9 +192,7 @@ def test_after_close_every_call_is_refused(tiny_world: World) -> None:
     session.close()
 
 
-def test_a_session_that_fails_to_open_leaves_nothing(
-    tiny_world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_session_that_fails_to_open_leaves_nothing(tiny_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     used = tiny_world._cache.used
 
     def broken(*_: Any) -> int:

@@ -47,9 +47,7 @@ def by_definition(
                     x, y = k[i], k[i + half]
                     k[i] = x * math.cos(angle) - y * math.sin(angle)
                     k[i + half] = x * math.sin(angle) + y * math.cos(angle)
-                logits.append(
-                    factor * sum(float(a) * float(c) for a, c in zip(query[b, t, h], k, strict=True))
-                )
+                logits.append(factor * sum(float(a) * float(c) for a, c in zip(query[b, t, h], k, strict=True)))
                 rows.append(values[other, h].astype(float))
         weights = [math.exp(logit) for logit in logits]
         output[b, t, h] = sum(w * row for w, row in zip(weights, rows, strict=True)) / sum(weights)
@@ -61,9 +59,7 @@ def by_definition(
 def test_definition(scale: float | None, temporal_dims: int) -> None:
     options: dict[str, Any] = {"scale": scale, "temporal_dims": temporal_dims, "theta": 50.0}
     expected = by_definition(**example(), **options)
-    np.testing.assert_allclose(
-        paged_frame_attention(**example(), **options), expected, rtol=1e-12, atol=1e-13
-    )
+    np.testing.assert_allclose(paged_frame_attention(**example(), **options), expected, rtol=1e-12, atol=1e-13)
 
 
 def test_float32_stays_float32_and_close() -> None:
@@ -75,9 +71,7 @@ def test_float32_stays_float32_and_close() -> None:
 def test_float16_is_computed_in_float32() -> None:
     inputs = example(np.float16)
     result = paged_frame_attention(**inputs, **OPTIONS)
-    widened: dict[str, Any] = {
-        name: a if a.dtype == np.int32 else a.astype(np.float32) for name, a in inputs.items()
-    }
+    widened: dict[str, Any] = {name: a if a.dtype == np.int32 else a.astype(np.float32) for name, a in inputs.items()}
     assert result.dtype == np.float16
     np.testing.assert_array_equal(result, paged_frame_attention(**widened, **OPTIONS).astype(np.float16))
 
@@ -122,9 +116,7 @@ def test_age_matters_only_with_temporal_dims() -> None:
     inputs, older = example(), example()
     older["slot_age"] = older["slot_age"] + 1
     still = {**OPTIONS, "temporal_dims": 0}
-    np.testing.assert_array_equal(
-        paged_frame_attention(**inputs, **still), paged_frame_attention(**older, **still)
-    )
+    np.testing.assert_array_equal(paged_frame_attention(**inputs, **still), paged_frame_attention(**older, **still))
     changed = paged_frame_attention(**inputs, **OPTIONS) - paged_frame_attention(**older, **OPTIONS)
     assert np.abs(changed).max() > 1e-3
 

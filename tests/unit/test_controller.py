@@ -17,9 +17,7 @@ def steps_taken(controller: Controller, state: ControllerState, confidences: lis
     """Steps of one tick without a deadline; confidence and score are the same here."""
     plan = controller.plan(state, default_threshold=0.8, schedule_steps=len(confidences))
     step = 1
-    while step < plan.max_steps and controller.wants_more(
-        plan, step, confidences[step - 1], confidences[step - 1]
-    ):
+    while step < plan.max_steps and controller.wants_more(plan, step, confidences[step - 1], confidences[step - 1]):
         step += 1
     return step
 

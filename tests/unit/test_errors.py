@@ -14,9 +14,7 @@ from dsa_runtime import ActionError, BudgetError, DsaError, EngineError, Session
         (SessionError, RuntimeError), (EngineError, RuntimeError),
     ],
 )  # fmt: skip
-def test_every_error_has_the_root_and_a_builtin_type(
-    error: type[Exception], builtin: type[Exception]
-) -> None:
+def test_every_error_has_the_root_and_a_builtin_type(error: type[Exception], builtin: type[Exception]) -> None:
     assert issubclass(error, DsaError)
     assert issubclass(error, builtin)
     with pytest.raises(DsaError, match=r"^why$"):

@@ -28,7 +28,7 @@ def panorama():
 
 
 def turning_world(seed, steps=300):
-    """Turns 6 degrees a step in front of a striped wall; two steps after "fire" a flash shows for one picture."""
+    """Turns 6 degrees a step in front of a striped wall; two steps after "fire" a flash shows for three pictures."""
     rng = np.random.default_rng(seed)
     actions = np.repeat(rng.integers(0, 6, steps // 5 + 1), 5)[:steps]
     turn = np.array([0, 1, -1, 0, 1, -1])[actions]
@@ -38,13 +38,14 @@ def turning_world(seed, steps=300):
     columns = (np.arange(64)[None] - angle[:, None]) % 360
     frames = np.repeat(wall[columns][:, None], 64, axis=1)
     frames = np.clip(frames + rng.integers(0, 8, frames.shape), 0, 255).astype(np.uint8)
-    flash = np.flatnonzero(fires) + 3
-    frames[flash[flash <= steps], 30:48, 26:38] = FLASH
+    flash = (np.flatnonzero(fires)[:, None] + np.arange(3, 6)).ravel()
+    flash = flash[flash <= steps]
+    frames[flash, 30:48, 26:38] = FLASH
     ready = np.ones(steps + 1)
     ready[1:][fires] = 0
     state = np.stack([angle, ready], axis=1).astype(np.float32)
     cut = np.zeros(steps + 1, dtype=np.bool_)
-    return Episode(frames, actions.astype(np.int64), cut, np.zeros(steps, np.float32), state), flash[flash <= steps]
+    return Episode(frames, actions.astype(np.int64), cut, np.zeros(steps, np.float32), state), flash
 
 
 @pytest.fixture(scope="module")
@@ -80,16 +81,16 @@ def test_pairs_carry_the_simulators_truth(dataset):
     pairs = real_pairs(dataset, "validation", 100, seed=1)
     assert len(pairs.current) == 100
     np.testing.assert_allclose(pairs.truth.turn_deg, pairs.truth.turn * 6.0, atol=1e-4)
-    assert 0 < pairs.truth.shot.sum() < 50
+    assert 0 < pairs.truth.shot.sum() < 70
 
 
 def test_a_trained_probe_reads_held_out_pairs_and_survives_the_disk(dataset, tmp_path):
     path = tmp_path / "runs" / "probe.npz"
-    probe = load_or_train(dataset, path, ProbeConfig(pairs=1800, epochs=4))
+    probe = load_or_train(dataset, path, ProbeConfig(pairs=1200, epochs=6, batch=32))
     pairs = real_pairs(dataset, "validation", 300)
     report = probe.evaluate(pairs)
     assert report.turn_accuracy > 0.9
-    assert report.shot_accuracy > 0.9
+    assert report.shot_accuracy > 0.95 and report.shot_recall > 0.9
     swapped = probe.read(pairs.current, pairs.previous)  # time backwards: a left turn looks like a right turn
     turning = pairs.truth.turn != 0
     assert (swapped.turn[turning] == -pairs.truth.turn[turning]).mean() > 0.8

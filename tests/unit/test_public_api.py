@@ -27,9 +27,7 @@ assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
 
 
 def run(code: str, *arguments: str) -> str:
-    result = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120
-    )
+    result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     return result.stdout
 

@@ -99,9 +99,7 @@ def test_close_waits_for_a_step_in_another_thread(tiny_world: World, monkeypatch
         session.step(0)
 
 
-def test_a_frame_is_returned_before_it_is_committed(
-    tiny_world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_frame_is_returned_before_it_is_committed(tiny_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     with tiny_world.session(2) as session:
         release = threading.Event()
         commit = session._workspace.commit

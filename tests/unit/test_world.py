@@ -98,9 +98,7 @@ def test_a_sink_keeps_the_first_context_frame(tmp_path: Path) -> None:
 
 def test_session_options_override_the_controller(tiny_package: Path) -> None:
     with load_world(tiny_package, threads=1) as world:
-        with world.session(
-            0, controller=Controller(threshold=0.9, guard_ms=3.0), threshold=0.1, max_steps=2
-        ) as s:
+        with world.session(0, controller=Controller(threshold=0.9, guard_ms=3.0), threshold=0.1, max_steps=2) as s:
             assert s.controller == Controller(threshold=0.1, max_steps=2, guard_ms=3.0)
         with pytest.raises(BudgetError, match=r"^threshold: "):
             world.session(0, threshold=float("nan"))

@@ -1,0 +1,117 @@
+"""`dsa info`: versions, execution providers, the operator library, and the worlds at hand."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from .arguments import add_json
+from .result import Result
+
+HELP = "show versions, execution providers and worlds"
+_GPU_REPAIR = "pip install --force-reinstall --no-deps onnxruntime-gpu"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "world", nargs="?", metavar="WORLD", help="only this world: a package folder, an archive or a name"
+    )
+    add_json(parser)
+
+
+def run(options: argparse.Namespace) -> Result:
+    from ..package import bundled_worlds
+
+    if options.world is not None:
+        world = describe_world(options.world)
+        return Result(world, world_text(world))
+    document = describe_runtime()
+    document["worlds"] = [describe_world(name) for name in bundled_worlds()]
+    return Result(document, runtime_text(document))
+
+
+def describe_runtime() -> dict[str, Any]:
+    """Versions and what can run worlds here, as plain JSON values."""
+    from .. import __version__
+    from ..spec import FORMAT_VERSION
+    from .machine import describe_machine, installed
+
+    machine = describe_machine()  # loads the engine, which refuses telemetry; onnxruntime must not come before it
+    import onnxruntime
+
+    providers = onnxruntime.get_available_providers()
+    problems = []
+    if installed("onnxruntime-gpu") and "CUDAExecutionProvider" not in providers:
+        # Both distributions fill the same folder, and the one for the CPU was installed last.
+        problems.append(f"onnxruntime-gpu is installed but was overwritten by onnxruntime; repair: {_GPU_REPAIR}")
+    return {
+        "dsa_runtime": __version__,
+        "package_format": FORMAT_VERSION,
+        "machine": machine,
+        "providers": providers,
+        "operator_library": None,
+        "problems": problems,
+    }
+
+
+def describe_world(path_or_name: str) -> dict[str, Any]:
+    """The gist of a world's spec, as plain JSON values. Verifies the package's files, runs nothing."""
+    from ..package import open_package
+
+    with open_package(path_or_name) as package:
+        spec, source = package.spec, str(package.source)
+    space = spec.to_dict()["action_space"]
+    return {
+        "name": spec.name,
+        "version": spec.version,
+        "description": spec.description,
+        "licence": spec.licence,
+        "path": source,
+        "bytes": sum(entry.bytes for entry in spec.files.values()),
+        "frame": {"height": spec.frame.height, "width": spec.frame.width, "fps": spec.frame.fps},
+        "actions": {"type": space["type"], "names": list(space["names"])},
+        "steps": spec.schedule.steps,
+        "window": spec.cache.window,
+        "default_threshold": spec.calibration.default_threshold,
+        "native_budget_ms": spec.frame.period_ms,
+    }
+
+
+def runtime_text(document: dict[str, Any]) -> str:
+    """The description of the runtime and its worlds for reading."""
+    machine = document["machine"]
+    text = _facts(
+        [
+            ("dsa-runtime", f"{document['dsa_runtime']}, world packages of format {document['package_format']}"),
+            ("machine", f"{machine['cpu']}, usable cores: {machine['cores']}, {machine['system']}"),
+            ("python", f"{machine['python']}, numpy {machine['numpy']}"),
+            ("onnxruntime", machine["onnxruntime"]),
+            ("providers", ", ".join(document["providers"])),
+            ("operator library", "not built; worlds run in their plain ONNX form"),
+            *(("PROBLEM", problem) for problem in document["problems"]),
+        ]
+    )
+    worlds = [world_text(world) for world in document["worlds"]] or ["No world is bundled with this installation."]
+    return "\n\n".join([text, *worlds])
+
+
+def world_text(world: dict[str, Any]) -> str:
+    """One world for reading."""
+    frame, actions = world["frame"], world["actions"]
+    facts = _facts(
+        [
+            ("description", world["description"]),
+            ("licence", world["licence"]),
+            ("frame", f"{frame['width']} x {frame['height']} at {frame['fps']:g} frames/s"),
+            ("actions", f"{actions['type']}: {', '.join(actions['names'])}"),
+            ("denoising", f"1 to {world['steps']} steps, threshold {world['default_threshold']:.2f} by default"),
+            ("memory", f"{world['window']} frames"),
+            ("package", f"{world['path']}, {world['bytes'] / 1e6:.1f} MB"),
+        ]
+    )
+    return f"{world['name']} {world['version']}\n" + "\n".join(f"  {line}" for line in facts.splitlines())
+
+
+def _facts(facts: list[tuple[str, str]]) -> str:
+    width = max(len(name) for name, _ in facts)
+    return "\n".join(f"{name.ljust(width)}  {text}" for name, text in facts)

@@ -1,0 +1,90 @@
+"""What the commands of `python -m exporters` do."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from dsa_runtime.spec import ScheduleSpec
+from exporters.packaging.clips import pick_clips
+from exporters.packaging.describe import action_space, calibration_spec, frame_spec
+from exporters.packaging.verify import verify_package
+from exporters.packaging.write import WorldDescription, write_package
+from exporters.recording.dataset import Dataset
+from exporters.training.config import TrainConfig, load_config
+from exporters.training.run import STAGES, Trained, load_result, run_training
+
+
+def train(options: argparse.Namespace) -> int:
+    """Run the recipe; with --package, write the world as well."""
+    config = load_config(options.config)
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    run_training(config, options.runs, device, options.until or STAGES[-1])
+    if options.package is not None:
+        write(config, load_result(config, options.runs), options.package)
+    return 0
+
+
+def package(options: argparse.Namespace) -> int:
+    """Write the package of a finished run."""
+    config = load_config(options.config)
+    write(config, load_result(config, options.runs), options.folder)
+    return 0
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Compare a package in ONNX Runtime with the run's torch modules; status 1 if they disagree."""
+    config = load_config(options.config)
+    trained = load_result(config, options.runs)
+    assert trained.generator is not None
+    result = verify_package(
+        options.package, trained.generator, trained.autoencoder, Path(config.dataset), frames=options.frames
+    )
+    print(result.to_json() if options.json else result.table())
+    return 0 if result.passed else 1
+
+
+def write(config: TrainConfig, trained: Trained, folder: Path) -> None:
+    """Export a finished run as a world package."""
+    assert trained.generator is not None and trained.calibration is not None
+    dataset = Dataset(Path(config.dataset))
+    card = (
+        Path(config.card).read_text(encoding="utf-8") if config.card else f"# {config.name}\n\n{config.description}\n"
+    )
+    description = WorldDescription(
+        name=config.name,
+        version=config.version,
+        licence=dataset.spec.licence,
+        description=config.description,
+        frame=frame_spec(dataset.spec),
+        action_space=action_space(dataset.spec),
+        schedule=ScheduleSpec(levels=trained.levels, context_level=0.0),
+        calibration=calibration_spec(trained.calibration),
+        provenance={
+            "source": dataset.spec.source,
+            "recorded_frames": {name: split.frames for name, split in dataset.spec.splits.items()},
+            "command": "python -m exporters " + " ".join(sys.argv[1:]),
+            "commit": _commit(),
+            "seed": config.seed,
+            "gates": trained.gates,
+        },
+    )
+    contexts = pick_clips(dataset, "validation", config.contexts, trained.generator.config.window, seed=config.seed)
+    spec = write_package(folder, trained.generator, trained.autoencoder, description, contexts, card)
+    size = sum(entry.bytes for entry in spec.files.values())
+    print(f"{folder}: {spec.name} {spec.version}, {size / 2**20:.1f} MiB in {len(spec.files)} files")
+
+
+def _commit() -> str:
+    """The checkout's commit, with `+` if files differ from it; `unknown` outside a checkout."""
+    try:
+        git = ["git", "-C", str(Path(__file__).parent)]
+        name = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
+        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return name.stdout.strip() + ("+" if changed.stdout.strip() else "")

@@ -1,0 +1,8 @@
+"""`python -m exporters.evaluation`: see `report.py`."""
+
+import sys
+
+from .report import main
+
+if __name__ == "__main__":
+    sys.exit(main())

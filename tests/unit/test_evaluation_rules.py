@@ -1,0 +1,178 @@
+"""Rules of step allocation, and the statistics that judge them, against values worked out by hand or by search."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("pytorch_msssim")
+pytest.importorskip("matplotlib")
+
+import torch
+
+from dsa_runtime.controller import Controller, ControllerState
+from dsa_runtime.spec import Curve
+from exporters.evaluation.allocation import between_fixed
+from exporters.evaluation.interval import interval, per_case, share
+from exporters.evaluation.playing import TickView
+from exporters.evaluation.policies import (
+    ConfidencePolicy,
+    MotionPolicy,
+    OraclePolicy,
+    PaperPolicy,
+    RandomPolicy,
+    best_spend,
+    distances_to_full,
+    stop_smallest,
+    table_threshold,
+)
+from exporters.model.rollout import Estimate
+from tests.tiny_trained import calibration, tiny_trained
+
+
+def view(batch, seed=0, tick=0):
+    """A tick of four steps with random estimates and logits."""
+    rng = torch.Generator().manual_seed(seed)
+    clean = torch.randn(5, batch, 4, 8, 8, generator=rng)
+    logits = torch.randn(4, batch, generator=rng)
+    return TickView(tick, [Estimate(clean[k + 1], logits[k]) for k in range(4)], clean[0])
+
+
+def some_steps(batch, ticks=1, seed=1):
+    return torch.randint(1, 5, (batch, ticks), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.7, 1.0])
+def test_the_confidence_rule_decides_as_the_runtime_does(threshold):
+    tick, table = view(64), calibration((-1.0, 1.0), (-0.5, 0.5), (0.0, 2.0))
+    steps = ConfidencePolicy(threshold, table["within_delta"])(tick)
+    controller = Controller(threshold=threshold)
+    plan = controller.plan(ControllerState(), 0.5, 4)
+    curves = [Curve(tuple(curve["logit"]), tuple(curve["value"])) for curve in table["within_delta"]]
+    for row in range(64):
+        logits = [float(estimate.logit[row]) for estimate in tick.estimates]
+        step = 1
+        while step < 4 and controller.wants_more(plan, step, curves[step - 1](logits[step - 1]), 0.0):
+            step += 1
+        assert steps[row] == step
+
+
+def test_the_papers_rule_decides_as_the_runtime_does():
+    rule, controller = PaperPolicy(), Controller(policy="paper")
+    states = [ControllerState()] * 16
+    for number in range(6):
+        tick = view(16, seed=number)
+        steps = rule(tick)
+        for row in range(16):
+            plan = controller.plan(states[row], 0.5, 4)
+            scores = [float(estimate.logit[row].sigmoid()) for estimate in tick.estimates]
+            step = 1
+            while step < 4 and controller.wants_more(plan, step, 0.0, scores[step - 1]):
+                step += 1
+            assert steps[row] == step
+            states[row] = controller.observe(states[row], scores[step - 1])
+
+
+def test_random_and_motion_keep_the_shares_of_every_tick():
+    asked = some_steps(40, ticks=3)
+    for tick in range(3):
+        for rule in (RandomPolicy(asked, seed=5), MotionPolicy(asked)):
+            given = rule(view(40, seed=tick, tick=tick))
+            assert torch.equal(given.sort().values, asked[:, tick].sort().values)
+
+
+def test_random_ignores_the_frames_and_differs_between_ticks():
+    asked = some_steps(64, ticks=1).expand(-1, 2)
+    rule = RandomPolicy(asked, seed=5)
+    assert torch.equal(rule(view(64, seed=0)), rule(view(64, seed=1)))
+    assert not torch.equal(rule(view(64, tick=0)), rule(view(64, tick=1)))
+
+
+def test_motion_stops_the_stillest_first():
+    signal = torch.tensor([[5.0, 1.0], [1.0, 9.0], [4.0, 0.5], [3.0, 7.0]])
+    # One stops after step 1 (the smallest of column 0), two after step 2 (the smallest of column 1 that still go).
+    assert stop_smallest(signal, torch.tensor([2, 1, 3, 2])).tolist() == [2, 1, 2, 3]
+
+
+def test_motion_sees_the_change_from_the_previous_frame_and_step():
+    tick = view(6)
+    tick.previous[2] = tick.estimates[0].clean[2]  # nothing moves in case 2
+    assert MotionPolicy(torch.tensor([[1], [4], [4], [4], [4], [4]]))(tick).tolist() == [4, 4, 1, 4, 4, 4]
+
+
+@pytest.mark.parametrize("total", [3, 5, 8, 12])
+def test_the_oracle_spends_best(total):
+    cost = np.random.default_rng(total).random((3, 4))
+    best = best_spend(cost, total)
+    assert best.sum() == total
+    searched = min(
+        sum(cost[b, k - 1] for b, k in enumerate(ks))
+        for ks in itertools.product(range(1, 5), repeat=3)
+        if sum(ks) == total
+    )
+    assert cost[np.arange(3), best - 1].sum() == pytest.approx(searched)
+
+
+@pytest.mark.parametrize("total", [2, 13])
+def test_an_impossible_total_is_refused(total):
+    with pytest.raises(ValueError, match=str(total)):
+        best_spend(np.zeros((3, 4)), total)
+
+
+def test_the_oracle_is_nearer_to_the_full_schedule_than_the_others():
+    trained, tick, asked = tiny_trained(), view(12), some_steps(12)
+    distance = distances_to_full(trained, [estimate.clean for estimate in tick.estimates])
+    assert (distance[:, -1] == 0).all() and (distance[:, :-1] > 0).all()
+
+    def total(rule):
+        return float(distance[torch.arange(12), rule(tick) - 1].sum())
+
+    oracle = OraclePolicy(asked, trained)
+    assert oracle(tick).sum() == asked.sum()
+    assert total(oracle) <= min(total(RandomPolicy(asked, seed)) for seed in range(20))
+
+
+def test_the_threshold_comes_from_the_table():
+    assert table_threshold(calibration(), 2.4) == 0.5
+
+
+def test_fixed_schedules_are_mixed_linearly():
+    values = [np.array([8.0, 4.0]), np.array([4.0, 2.0]), np.array([2.0, 2.0])]
+    assert between_fixed(values, 1.0).tolist() == [8.0, 4.0]
+    assert between_fixed(values, 1.25).tolist() == [7.0, 3.5]
+    assert between_fixed(values, 2.5).tolist() == [3.0, 2.0]
+    assert between_fixed(values, 3.0).tolist() == [2.0, 2.0]
+
+
+def test_the_unit_of_an_interval_is_the_case():
+    values = np.array([[1.0, 3.0], [5.0, 7.0], [0.0, 2.0]])
+    assert per_case(values).tolist() == [2.0, 6.0, 1.0]
+    many = interval(np.repeat(values, 50, axis=1))  # fifty times the seeds are not fifty times the evidence
+    once = interval(values)
+    assert many == once
+    assert once.mean == 3.0
+    assert once.standard_error == pytest.approx(np.std([2.0, 6.0, 1.0], ddof=1) / np.sqrt(3))
+    assert 1.0 <= once.low < 3.0 < once.high <= 6.0
+
+
+def test_an_interval_knows_on_which_side_of_zero_it_lies():
+    noise = np.random.default_rng(0).normal(0, 1, 200)
+    assert [interval(noise + shift).sign for shift in (-1.0, 0.0, 1.0)] == [-1, 0, 1]
+    assert np.isnan(interval(np.empty((0, 3))).mean)
+
+
+def test_the_bootstrap_covers_the_truth_about_as_often_as_it_says():
+    rng = np.random.default_rng(3)
+    covered = 0
+    for _ in range(200):
+        found = interval(rng.normal(1.0, 1.0, 40))
+        covered += found.low <= 1.0 <= found.high
+    assert 175 <= covered <= 199
+
+
+def test_shares_carry_wilsons_interval():
+    found = share(np.array([True] * 9 + [False]))
+    assert found["share"] == 0.9 and found["cases"] == 10
+    assert found["low"] == pytest.approx(0.5958, abs=1e-4) and found["high"] == pytest.approx(0.9821, abs=1e-4)
+    assert np.isnan(share(np.empty(0, bool))["share"])

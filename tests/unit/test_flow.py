@@ -1,0 +1,74 @@
+"""Noise levels, preconditioning, Muon and calibration arithmetic."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("sklearn")
+
+from exporters.model.flow import add_noise, euler_step, precondition, schedule_levels  # noqa: E402
+from exporters.training.benefit import Benefits  # noqa: E402
+from exporters.training.calibration import calibrate, mean_steps, reliability  # noqa: E402
+from exporters.training.muon import orthogonalise  # noqa: E402
+
+
+def test_the_papers_schedule() -> None:
+    assert schedule_levels(4, 5.0) == pytest.approx((1.0, 0.9375, 0.83333, 0.625), abs=1e-4)
+
+
+def test_preconditioning_gives_a_unit_variance_target_at_every_level() -> None:
+    torch.manual_seed(0)
+    clean, noise = torch.randn(2, 200_000)
+    for value in (0.05, 0.3, 0.7, 1.0):
+        level = torch.full_like(clean, value)
+        skip, gain = precondition(level)
+        target = (clean - skip * add_noise(clean, noise, level)) / gain
+        assert target.std().item() == pytest.approx(1.0, abs=0.01)
+
+
+def test_an_euler_step_with_the_true_frame_stays_on_the_path() -> None:
+    torch.manual_seed(0)
+    clean, noise = torch.randn(2, 3, 16, 4, 4)
+    high, low = torch.tensor([1.0, 0.8, 0.5]), torch.tensor([0.7, 0.2, 0.0])
+    stepped = euler_step(add_noise(clean, noise, high), clean, high, low)
+    torch.testing.assert_close(stepped, add_noise(clean, noise, low), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(32, 96), (96, 32)])
+def test_orthogonalise_brings_singular_values_near_one(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    values = torch.linalg.svdvals(orthogonalise(torch.randn(shape) * 0.01))
+    assert values.max() < 1.35 and values.min() > 0.4
+
+
+def samples(seed: int, informed: bool) -> Benefits:
+    """4,000 frames, 3 asked steps, whose benefit follows the logit or ignores it."""
+    torch.manual_seed(seed)
+    logit = torch.randn(4000, 3)
+    cause = logit if informed else torch.randn(4000, 3)
+    squared = torch.exp(-2.0 * cause + 0.5 * torch.randn(4000, 3)) * 1e-3
+    return Benefits([], torch.zeros(4000, 3, 1), squared, logit)
+
+
+def test_calibration_holds_on_other_samples() -> None:
+    table = calibrate(samples(0, True), target_steps=2.0)
+    assert reliability(samples(1, True), table)["expected_calibration_error"] < 0.03
+    rows = table["thresholds"]
+    assert all(a["mean_steps"] <= b["mean_steps"] for a, b in itertools.pairwise(rows))
+    chosen = next(r for r in rows if r["threshold"] == table["default_threshold"])
+    assert chosen["mean_steps"] == pytest.approx(2.0, abs=0.15)
+
+
+def test_a_head_that_knows_nothing_gets_a_flat_curve() -> None:
+    curve = calibrate(samples(0, False), target_steps=2.0)["within_delta"][0]["value"]
+    middle = np.interp(np.linspace(0.2, 0.8, 9), np.linspace(0, 1, len(curve)), curve)
+    assert np.ptp(middle) < 0.1
+
+
+def test_mean_steps_counts_the_first_step_that_reaches_the_threshold() -> None:
+    confidence = np.array([[0.9, 0.1], [0.2, 0.9], [0.2, 0.3]])
+    assert mean_steps(confidence, 0.8) == pytest.approx((1 + 2 + 3) / 3)
