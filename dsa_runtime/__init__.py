@@ -24,6 +24,7 @@ Architecture. Arrows point one way, and each file holds one noun:
     frame_cache      keys and values of past frames: one paged pool per world; a session holds slot numbers
     noise            counter-based noise keyed by (seed, tick, step), so that a frame depends on nothing else
     ops              the custom operators and their numpy reference
+    cli, commands    the command line; report draws what it shows
 
 Importing this package loads nothing heavy; numpy and ONNX Runtime come in with the first name that needs
 them.

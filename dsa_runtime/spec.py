@@ -245,8 +245,10 @@ class WorldSpec:
             f"must be lower-case words joined by '-', got {name!r}",
         )
         _check(bool(self.version), "version", "must not be empty")
-        tokens = self.latent.height * self.latent.width
-        _check(self.cache.tokens == tokens, "cache.tokens", f"must be latent height * width = {tokens}")
+        cells = self.latent.height * self.latent.width
+        _check(
+            cells % self.cache.tokens == 0, "cache.tokens", f"must divide the {cells} cells of the latent into equal patches"
+        )
         for curves in ("within_delta", "benefit"):
             count, needed = len(getattr(self.calibration, curves)), self.schedule.steps - 1
             _check(

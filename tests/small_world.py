@@ -6,8 +6,9 @@ import atexit
 import functools
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from exporters.model.generator import Generator, GeneratorConfig
 from exporters.packaging.clips import Clips
 from exporters.packaging.describe import calibration_spec
 from exporters.packaging.write import WorldDescription, write_package
+
+Module = TypeVar("Module", bound=torch.nn.Module)
 
 GENERATOR = GeneratorConfig(
     latent_channels=4, latent_height=4, latent_width=2, patch=1, action_width=3,
@@ -31,13 +34,13 @@ PICTURE = (32, 16, 3)
 @functools.cache
 def small_generator(config: GeneratorConfig = GENERATOR) -> Generator:
     """Every parameter away from its initial zero, so that no path is silent."""
-    return _stirred(Generator(config))
+    return _stirred(functools.partial(Generator, config))
 
 
 @functools.cache
 def small_autoencoder() -> Autoencoder:
     """As `small_generator`; its normalisation has statistics of its own."""
-    module = _stirred(Autoencoder(AUTOENCODER))
+    module = _stirred(functools.partial(Autoencoder, AUTOENCODER))
     module.train()
     with torch.no_grad():
         for seed in range(40):
@@ -48,8 +51,8 @@ def small_autoencoder() -> Autoencoder:
 
 def small_description(**changes: Any) -> WorldDescription:
     """A description that fits the small modules."""
-    # Half of the small generator's logits lie above 1, so the threshold decides something.
-    curve = {"logit": [0.0, 2.0], "value": [0.0, 1.0]}
+    # About half of the small generator's logits lie above the middle, so the threshold decides something.
+    curve = {"logit": [0.0, 1.75], "value": [0.0, 1.0]}
     fields: dict[str, Any] = {
         "name": "small",
         "version": "0.0.1",
@@ -90,9 +93,11 @@ def small_package() -> Path:
     return folder
 
 
-def _stirred(module: Any) -> Any:
-    rng = torch.Generator().manual_seed(1)
-    with torch.no_grad():
+def _stirred(make: Callable[[], Module]) -> Module:
+    """The same weights whatever ran before, and none of them zero; torch's global generator is left alone."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(1)
+        module = make()
         for parameter in module.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=rng) * 0.1)
+            parameter.add_(torch.randn_like(parameter) * 0.1)
     return module.eval()

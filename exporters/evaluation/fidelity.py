@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from ..training.pictures import save_grid
 from .cases import Cases
 from .interval import interval, per_case
 from .metrics import PictureDistance, change_quartile, compare, copy_last
-from .playing import play
+from .playing import TickView, play
 from .trained import TrainedWorld
 
 COPY_LAST, CEILING = "copy last", "autoencoder"
@@ -56,23 +58,45 @@ def run_fidelity(
         COPY_LAST: [measure(dict.fromkeys(config.horizons, copy_last(cases.frames[:, : cases.window], 1)[:, 0]))],
         CEILING: [measure({h: trained.decode(trained.encode(frames)) for h, frames in real.items()})],
     }
+    alone: dict[str, list[dict[str, np.ndarray]]] = {}
     films: dict[str, np.ndarray] = {}
     ticks = trained.steps * len(config.seeds) * cases.horizon
     with tqdm(total=ticks, desc="fidelity", unit="tick", disable=None) as bar:
         for steps, seed in itertools.product(range(1, trained.steps + 1), config.seeds):
-            latents = play(trained, cases, seed, steps=steps, on_tick=bar.update).latents
+            seen = _Estimates(config.horizons)
+            latents = play(trained, cases, seed, seen, steps=steps, on_tick=bar.update).latents
             frames = {h: trained.decode(latents[:, h - 1]) for h in config.horizons}
             systems.setdefault(step_name(steps), []).append(measure(frames))
+            if steps == trained.steps:
+                for k in range(1, steps + 1):
+                    exits = {h: trained.decode(clean[k - 1]) for h, clean in seen.clean.items()}
+                    alone.setdefault(step_name(k), []).append(measure(exits))
             if picture is not None and seed == config.seeds[0] and steps in (1, trained.steps):
                 films[step_name(steps)] = trained.decode(latents[_hardest(cases, 3)])
-    # Per system and metric float64[B, seeds, horizons].
-    values = {
+    if picture is not None:
+        _save_films(picture, cases, films)
+    return summarise(_stack(systems), _stack(alone), masks(cases, config.horizons), config, len(cases))
+
+
+class _Estimates:
+    """A rule that takes every step it is given, and keeps the estimates of all steps at some horizons."""
+
+    def __init__(self, horizons: Sequence[int]) -> None:
+        self._horizons = horizons
+        self.clean: dict[int, list[Tensor]] = {}
+
+    def __call__(self, view: TickView) -> Tensor:
+        if view.tick + 1 in self._horizons:
+            self.clean[view.tick + 1] = [estimate.clean for estimate in view.estimates]
+        return torch.full((len(view.previous),), len(view.estimates))
+
+
+def _stack(systems: Mapping[str, Sequence[Mapping[str, np.ndarray]]]) -> dict[str, dict[str, np.ndarray]]:
+    """Per system and metric float64[B, seeds, horizons], from one float64[B, horizons] per seed."""
+    return {
         system: {metric: np.stack([run[metric] for run in runs], axis=1) for metric in runs[0]}
         for system, runs in systems.items()
     }
-    if picture is not None:
-        _save_films(picture, cases, films)
-    return summarise(values, masks(cases, config.horizons), config, len(cases))
 
 
 def step_name(steps: int) -> str:
@@ -91,29 +115,29 @@ def masks(cases: Cases, horizons: Sequence[int]) -> dict[str, np.ndarray]:
 
 def summarise(
     values: Mapping[str, Mapping[str, np.ndarray]],
+    alone: Mapping[str, Mapping[str, np.ndarray]],
     split_masks: Mapping[str, np.ndarray],
     config: FidelityConfig,
     cases: int,
 ) -> dict[str, Any]:
-    """From float64[B, seeds, horizons] per system and metric to means and paired comparisons."""
+    """From float64[B, seeds, horizons] per system and metric to means and paired comparisons.
+
+    `values`: whole rollouts of fixed steps, and what stands beside them. `alone`: the frame at the horizon with so many
+    steps, after a rollout of full schedules.
+    """
     metrics = list(values[COPY_LAST])
-    step_systems = [system for system in values if system not in (COPY_LAST, CEILING)]
-    means, steps, against_copy = [], [], []
+    rollouts = {system: values[system] for system in values if system not in (COPY_LAST, CEILING)}
+    full = rollouts[list(rollouts)[-1]]
+    means, against_copy = [], []
     for split, (column, horizon) in itertools.product(SPLITS, enumerate(config.horizons)):
         where = {"frames": split, "horizon": horizon}
         keep = split_masks[split][:, column]
-        picked = {
-            system: {metric: per_case(values[system][metric][keep][:, :, column]) for metric in metrics}
-            for system in values
-        }
         for system in values:
-            means.append({**where, "system": system, **{m: asdict(interval(picked[system][m])) for m in metrics}})
-        for metric, (before, after) in itertools.product(metrics, itertools.pairwise(step_systems)):
-            change = interval(picked[after][metric] - picked[before][metric])
-            row = {**where, "metric": metric, "from": before, "to": after, **asdict(change)}
-            steps.append({**row, "verdict": verdict(metric, change.sign)})
+            cells = {metric: interval(values[system][metric][keep][:, :, column]) for metric in metrics}
+            means.append({**where, "system": system, **{metric: asdict(cell) for metric, cell in cells.items()}})
         for metric in metrics:
-            change = interval(picked[step_systems[-1]][metric] - picked[COPY_LAST][metric])
+            copied = per_case(values[COPY_LAST][metric][keep][:, :, column])
+            change = interval(per_case(full[metric][keep][:, :, column]) - copied)
             against_copy.append({**where, "metric": metric, **asdict(change), "verdict": verdict(metric, change.sign)})
     return {
         "config": asdict(config),
@@ -121,9 +145,25 @@ def summarise(
         "systems": list(values),
         "metrics": metrics,
         "means": means,
-        "added_steps": steps,
+        "added_steps": compare_steps(rollouts, split_masks, config),
+        "added_steps_alone": compare_steps(alone, split_masks, config),
         "against_copy_last": against_copy,
     }
+
+
+def compare_steps(
+    systems: Mapping[str, Mapping[str, np.ndarray]], split_masks: Mapping[str, np.ndarray], config: FidelityConfig
+) -> list[dict[str, Any]]:
+    """What each added step changes, paired by case and seed; systems in order of their steps."""
+    rows = []
+    for split, (column, horizon) in itertools.product(SPLITS, enumerate(config.horizons)):
+        keep = split_masks[split][:, column]
+        for before, after in itertools.pairwise(systems):
+            for metric in systems[before]:
+                change = interval((systems[after][metric] - systems[before][metric])[keep][:, :, column])
+                row = {"frames": split, "horizon": horizon, "metric": metric, "from": before, "to": after}
+                rows.append({**row, **asdict(change), "verdict": verdict(metric, change.sign)})
+    return rows
 
 
 def verdict(metric: str, sign: int) -> str:
@@ -154,15 +194,18 @@ def render_fidelity(result: Mapping[str, Any]) -> str:
     perceptual = "lpips" if "lpips" in metrics else metrics[0]
     lines += [
         "",
-        f"What each added step does to {_title(perceptual)} (paired; 95 % bootstrap interval over moments):",
+        f"What each added step does to {_title(perceptual)} (paired; 95 % bootstrap interval over moments). Of the"
+        " frame alone: the frames before it are those of the full schedule, so that only its own steps differ. Of the"
+        " rollout: every frame since the context had so many steps; its later frames are other, also possible futures.",
         "",
-        "| frames | horizon | steps | difference | interval | |",
-        "|:--|--:|:--|--:|:--|:--|",
+        "| frames | horizon | steps | of the frame alone | interval | | of the rollout | interval | |",
+        "|:--|--:|:--|--:|:--|:--|--:|:--|:--|",
     ]
-    for row in result["added_steps"]:
-        if row["metric"] == perceptual:
-            name = f"{row['from'].split()[0]} -> {row['to'].split()[0]}"
-            lines.append(f"| {row['frames']} | {row['horizon']} | {name} | {_signed(row)} | {row['verdict']} |")
+    for one, all_of_them in zip(result["added_steps_alone"], result["added_steps"], strict=True):
+        if one["metric"] == perceptual:
+            name = f"{one['from'].split()[0]} -> {one['to'].split()[0]}"
+            both = f"{_signed(one)} | {one['verdict']} | {_signed(all_of_them)} | {all_of_them['verdict']}"
+            lines.append(f"| {one['frames']} | {one['horizon']} | {name} | {both} |")
     lines += [
         "",
         f"{result['systems'][-1]} against copy last (paired):",

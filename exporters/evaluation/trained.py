@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from ..model.autoencoder import Autoencoder, pictures_to_float, pictures_to_uint8
-from ..model.flow import schedule_levels
 from ..model.generator import Generator
 from ..training.config import TrainConfig
 from ..training.run import load_result
@@ -72,7 +71,7 @@ def load_trained(config: TrainConfig, runs: Path, checkpoint: str = FINISHED) ->
     autoencoder, generator = Autoencoder(config.autoencoder.model), Generator(config.teacher.model)
     _load_average(autoencoder, path.with_name("autoencoder.pt"))
     _load_average(generator, path)
-    levels = schedule_levels(config.schedule.steps, config.schedule.shift)
+    levels = config.schedule.levels
     return _frozen(generator, autoencoder, levels, None, path)
 
 

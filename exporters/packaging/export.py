@@ -20,6 +20,7 @@ from exporters.packaging.graphs import Graph
 from exporters.packaging.weights_file import WeightsFile
 
 OPSET = 20
+"""The built-in `Attention` of opset 23 is not faster here (a denoising step within 2 %), and 20 runs in more places."""
 IR_VERSION = 10
 INLINE_BYTES = 1024
 """Tensors below this size stay in the graph's own file."""
@@ -99,7 +100,7 @@ def _move_tensors(graph: ir.Graph, weights: WeightsFile) -> None:
         widened = widen.outputs[0]
         widened.type, widened.shape = value.type, value.shape
         del graph.initializers[name]
-        value.replace_all_uses_with(widened)
+        ir.convenience.replace_all_uses_with(value, widened)
         widened.name = name
         graph.initializers[f"{name}.half"] = stored
         graph.insert_before(first, widen)

@@ -47,7 +47,10 @@ class DenoiseGraph(nn.Module):
     def forward(
         self, latent: Tensor, level: Tensor, action: Tensor, slot_table: Tensor, slot_age: Tensor, *pools: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """latent [B, C, h, w], level [B], action [B, A], tables int32[B, W]; pools [S, T, H, D]: keys, values by layer."""
+        """Pools are key and value of each layer in turn.
+
+        latent [B, C, h, w], level [B], action [B, A], tables int32[B, W], pools [S, T, H, D].
+        """
         attends = paged_attends(self.generator.config, self.form, slot_table, slot_age, pools)
         clean, taps, condition = self.generator.run(latent, level, action, attends)
         return clean, self.generator.confidence(taps, condition)

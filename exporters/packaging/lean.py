@@ -1,8 +1,8 @@
 """The generator in fewer operators: same parameters, same results, a quarter of the nodes less.
 
 In a small world's denoising step the many element-wise nodes are a large part of the cost on a CPU. So the exported
-form joins what the readable one keeps apart: queries and keys are normalised and rotated together, with the norms' scales
-folded into the rotation, and a rotation is a product with a permutation instead of slices and concatenations.
+form joins what the readable one keeps apart: queries and keys are normalised and rotated together, the norms' scales
+are part of the rotation, and a rotation is a product with a permutation instead of slices and concatenations.
 """
 
 from __future__ import annotations
@@ -55,5 +55,5 @@ def lean_generator(generator: Generator) -> Generator:
     """A copy in which every block is a `LeanBlock`, in evaluation mode."""
     copy = Generator(generator.config)
     copy.load_state_dict(generator.state_dict())
-    copy.blocks = nn.ModuleList(LeanBlock(block) for block in generator.blocks)  # type: ignore[arg-type]
+    copy.blocks = nn.ModuleList(LeanBlock(block) for block in generator.blocks)
     return copy.eval().requires_grad_(False)

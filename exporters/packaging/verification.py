@@ -22,6 +22,12 @@ class Limits:
     """Share of frames on which both stop after the same denoising step."""
 
 
+STORED = Limits()
+"""Torch computes with the weights as the package stores them: what is left is the order of sums."""
+TRAINED = Limits(tensor=2e-2)
+"""Torch computes with the weights as they were trained: rounding them to float16 comes on top."""
+
+
 @dataclass
 class Difference:
     """Of one output over all comparisons."""

@@ -33,7 +33,7 @@ from exporters.model.generator import Context, Generator
 from exporters.model.rollout import Estimate, denoise_frame
 from exporters.packaging.clips import Clips, pick_clips
 from exporters.packaging.rounding import deployed_autoencoder, deployed_generator
-from exporters.packaging.verification import Difference, Limits, Verification
+from exporters.packaging.verification import STORED, TRAINED, Difference, Limits, Verification
 from exporters.packaging.write import copy_with_contexts
 from exporters.recording.dataset import Dataset
 
@@ -51,7 +51,7 @@ def verify_package(
     as_trained: bool = False,
     limits: Limits | None = None,
 ) -> Verification:
-    """Compare the package in folder `package` with the modules it was written from.
+    """Compare a package (a folder or an archive) with the modules it was written from.
 
     frames       frames to play in all, in clips of `clip_frames` from `split` of the dataset
     as_trained   compute torch's side with the weights before they were rounded to float16; the report then includes
@@ -64,7 +64,8 @@ def verify_package(
     with tempfile.TemporaryDirectory() as scratch:
         # The SDK starts sessions from the package's own contexts, so give it a copy that starts from the clips.
         copy = Path(scratch) / "package"
-        copy_with_contexts(package, copy, clips.head(window))
+        with open_package(package) as original:
+            copy_with_contexts(original, copy, clips.head(window))
         with load_world(copy, threads=1) as world:
             played = _play(world, clips.actions[:, window:])
         with open_package(copy) as opened:
@@ -83,7 +84,7 @@ def verify_package(
         confidence=comparison.confidence,
         equal_steps=float((wanted == played.steps).mean()),
         mean_steps=float(played.steps.mean()),
-        limits=limits or Limits(),
+        limits=limits or (TRAINED if as_trained else STORED),
     )
 
 

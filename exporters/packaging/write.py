@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from dsa_runtime.engine import Engine
-from dsa_runtime.package import open_package
+from dsa_runtime.package import Package, open_package
 from dsa_runtime.seeds import load_seeds
 from dsa_runtime.spec import (
     OPS_DOMAIN,
@@ -151,15 +151,14 @@ def write_spec(folder: Path, spec: WorldSpec) -> None:
     (folder / SPEC_FILE).write_text(spec.to_json(), encoding="utf-8")
 
 
-def copy_with_contexts(source: Path, target: Path, contexts: Clips) -> None:
-    """Write to the new folder `target` the package in `source` with other start contexts."""
-    spec = WorldSpec.from_json((source / SPEC_FILE).read_bytes(), str(source / SPEC_FILE))
+def copy_with_contexts(package: Package, target: Path, contexts: Clips) -> None:
+    """Write the package to the new folder `target`, with other start contexts."""
     target.mkdir()
-    for file in spec.files:
+    for file in package.spec.files:
         if file != SEEDS_FILE:
-            shutil.copyfile(source / file, target / file)
+            shutil.copyfile(package.path(file), target / file)
     write_contexts(target, contexts)
-    write_spec(target, dataclasses.replace(spec, files=file_entries(target)))
+    write_spec(target, dataclasses.replace(package.spec, files=file_entries(target)))
 
 
 def _check_fit(generator: Generator, autoencoder: Autoencoder, description: WorldDescription, contexts: Clips) -> None:

@@ -20,7 +20,7 @@ from exporters.training.stage import Budget, Stage
 class CalibrationTraining:
     """Settings of the calibration stage."""
 
-    rollouts: int = 24
+    rollouts: int = 20
     frames: int = 16
     target_steps: float = 2.0
     """The default threshold is the one that takes this many steps on average."""

@@ -26,11 +26,11 @@ from exporters.training.stage import Budget, Stage, warm_cool
 class ConfidenceTraining:
     """Settings of the confidence stage."""
 
-    rollouts: int = 40
+    rollouts: int = 28
     """Self-rollout batches of 16 whose features are collected for the fit."""
     frames: int = 12
-    heldout_rollouts: int = 12
-    budget: Budget = field(default_factory=lambda: Budget(steps=1200))
+    heldout_rollouts: int = 8
+    budget: Budget = field(default_factory=lambda: Budget(steps=800))
     batch: int = 256
     learning_rate: float = 1e-3
     weight_decay: float = 0.05

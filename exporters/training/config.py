@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import dacite
 
+from exporters.model.flow import schedule_levels
 from exporters.training.autoencoder import AutoencoderTraining
 from exporters.training.calibration import CalibrationTraining
 from exporters.training.confidence import ConfidenceTraining
@@ -23,10 +25,14 @@ else:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The denoising schedule: `steps` levels from 1 down, shifted towards noise."""
+    """The denoising schedule: the noise level of each step, from 1 down. The default is the paper's."""
 
-    steps: int = 4
-    shift: float = 5.0
+    levels: tuple[float, ...] = schedule_levels(4, 5.0)
+
+    def __post_init__(self) -> None:
+        falls = all(a > b for a, b in pairwise((*self.levels, 0.0)))
+        if not self.levels or self.levels[0] != 1.0 or not falls:
+            raise ValueError(f"schedule.levels: must fall from 1.0 and stay above 0, got {list(self.levels)}")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 
 from exporters.model.autoencoder import Autoencoder
-from exporters.model.flow import schedule_levels
 from exporters.model.generator import Generator
 from exporters.training.autoencoder import train_autoencoder
 from exporters.training.calibration import run_calibration
@@ -45,7 +44,7 @@ def run_training(config: TrainConfig, runs: Path, device: torch.device, until: s
     folder.mkdir(parents=True, exist_ok=True)
     width = config.teacher.model.action_width
     train, validation = Clips.load(dataset, "train", width), Clips.load(dataset, "validation", width)
-    levels = schedule_levels(config.schedule.steps, config.schedule.shift)
+    levels = config.schedule.levels
     last = STAGES.index(until)
 
     def begin(stage: str) -> None:

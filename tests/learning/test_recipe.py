@@ -62,7 +62,7 @@ def toy(dataset: Path) -> TrainConfig:
     return TrainConfig(
         name="squares",
         dataset=str(dataset),
-        schedule=Schedule(steps=3, shift=3.0),
+        schedule=Schedule((1.0, 0.8, 0.5)),
         autoencoder=AutoencoderTraining(
             AutoencoderConfig(latent_channels=4, widths=(8, 16, 16), decoder_blocks=1),
             Budget(steps=250),

@@ -128,6 +128,10 @@ def test_fidelity_of_a_tiny_world(trained, cases, tmp_path):
     expected = psnr(cases.future[:, 5], cases.frames[:, WINDOW - 1]).mean()
     assert row["psnr_db"]["mean"] == pytest.approx(expected)
     assert (tmp_path / "films.png").stat().st_size > 1000
+    alone, rollout = ([r for r in result[key] if r["horizon"] == 1] for key in ("added_steps_alone", "added_steps"))
+    for one, other in zip(alone, rollout, strict=True):  # at horizon 1 the frame is the rollout
+        assert one["mean"] == pytest.approx(other["mean"], abs=0.02)
+    assert [r["mean"] for r in result["added_steps_alone"]] != [r["mean"] for r in result["added_steps"]]
     text = fidelity.render_fidelity(result)
     assert f"| 6 | copy last | {expected:.2f} ±" in text and "FLIP" in text and "LPIPS" not in text.split("\n\n")[2]
 
@@ -148,7 +152,9 @@ def test_the_verdict_on_added_steps_is_the_one_that_was_built_in():
     }
     easy = np.arange(60) % 4 == 0
     masks = {"all": np.ones((60, 1), bool), "easy": easy[:, None], "hard": hard[:, None]}
-    result = fidelity.summarise(values, masks, fidelity.FidelityConfig(horizons=(8,)), 60)
+    steps = {name: values[name] for name in ("1 step", "2 steps")}
+    result = fidelity.summarise(values, steps, masks, fidelity.FidelityConfig(horizons=(8,)), 60)
+    assert result["added_steps_alone"] == result["added_steps"]
     verdicts = {row["frames"]: row["verdict"] for row in result["added_steps"]}
     assert verdicts["hard"] == verdicts["all"] == "better"
     drop = next(row for row in result["added_steps"] if row["frames"] == "hard")

@@ -79,7 +79,8 @@ def test_models_are_valid_onnx() -> None:
 
 def test_copy_with_other_contexts(tmp_path: Path) -> None:
     contexts = small_clips(count=3, seed=5)
-    copy_with_contexts(small_package(), tmp_path / "copy", contexts)
+    with open_package(small_package()) as package:
+        copy_with_contexts(package, tmp_path / "copy", contexts)
     with load_world(tmp_path / "copy", threads=1) as world, world.session(2) as session:
         assert world.contexts == 3
         np.testing.assert_array_equal(session.reset(2), contexts.frames[2, -1])
