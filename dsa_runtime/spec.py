@@ -247,7 +247,9 @@ class WorldSpec:
         _check(bool(self.version), "version", "must not be empty")
         cells = self.latent.height * self.latent.width
         _check(
-            cells % self.cache.tokens == 0, "cache.tokens", f"must divide the {cells} cells of the latent into equal patches"
+            cells % self.cache.tokens == 0,
+            "cache.tokens",
+            f"must divide the {cells} cells of the latent into equal patches",
         )
         for curves in ("within_delta", "benefit"):
             count, needed = len(getattr(self.calibration, curves)), self.schedule.steps - 1

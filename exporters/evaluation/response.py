@@ -36,6 +36,9 @@ class ResponseConfig:
     hold: int = 8
     """Ticks for which a constant action is held; the last one is the far horizon."""
     horizons: tuple[int, ...] = (1, 4, 8, 16)
+    net_turn_deg: float = 14.0
+    """Over the whole hold, a turn is one of at least this much to the right side: half of what the slowest real turn
+    of 3.5 degrees a tick makes in 8 ticks. Waiting is less than this to either side."""
     flash_over: int = 5
     """From this tick on, a flash under "noop" cannot come from a trigger pulled before."""
     seed: int = 0
@@ -78,8 +81,11 @@ def read_held(config: ResponseConfig, films: Mapping[str, np.ndarray], probe: Ac
         seen = probe.read(films[name][:, horizon - 1], films[name][:, horizon]).turn == turn
         turns.setdefault(name, {})[str(horizon)] = share(seen)
         hits.append(seen)
+    over_hold = {name: turned(probe, films[name], turn, config.net_turn_deg) for name, turn in TURN_ACTIONS.items()}
     return {
         "turns": turns,
+        "over_hold": {name: share(hits) for name, hits in over_hold.items()},
+        "all_over_hold": share(np.concatenate(list(over_hold.values()))),
         "all_turns": {str(horizon): share(np.concatenate(hits)) for horizon, hits in right.items()},
         "flash_under_fire": share(shows_flash(probe, films[FIRE], 1)),
         "flash_under_noop": share(shows_flash(probe, films[IDLE], config.flash_over)),
@@ -114,6 +120,16 @@ def read_recorded(
             "flash": share(reading.shot[flash]),
             "no_flash": share(~reading.shot[~flash]),
         }
+    return result
+
+
+def turned(probe: ActionProbe, film: np.ndarray, turn: int, limit_deg: float) -> np.ndarray:
+    """bool[B]: whether the film uint8[B, 1 + N, H, W, 3] turns, in all, as `turn` says (1 left, -1 right, 0 not)."""
+    before, after = film[:, :-1], film[:, 1:]
+    picture = after.shape[2:]
+    degrees = probe.read(before.reshape(-1, *picture), after.reshape(-1, *picture)).turn_deg
+    net = degrees.reshape(after.shape[:2]).sum(axis=1)
+    result: np.ndarray = np.abs(net) < limit_deg if turn == 0 else net * turn >= limit_deg
     return result
 
 
@@ -167,6 +183,17 @@ def render_response(result: Mapping[str, Any]) -> str:
         cells += [_interval(row["all_turns"][h]) for h in ("1", far)]
         cells += [_interval(row["flash_under_fire"]), _interval(row["flash_under_noop"])]
         lines.append(f"| {row['steps']} | " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        f"Over the whole hold: the view has turned, in all, at least {result['config']['net_turn_deg']:.0f} degrees to"
+        " that side (noop: less than that to either).",
+        "",
+        "| steps | " + " | ".join(TURN_ACTIONS) + " | all |",
+        "|--:" + "|:--" * (len(TURN_ACTIONS) + 1) + "|",
+    ]
+    for row in result["held"]:
+        over = [*row["over_hold"].values(), row["all_over_hold"]]
+        lines.append(f"| {row['steps']} | " + " | ".join(map(_interval, over)) + " |")
     real = result["flash_under_fire_real"]
     lines += [
         "",

@@ -87,7 +87,7 @@ class Stage:
 
         A finished stage yields nothing and leaves its checkpoint alone.
         """
-        if self.finished:
+        if self.budget.fraction(self.step, self.seconds) >= 1.0:
             return
         saved_at = time.monotonic()
         bar = tqdm(desc=self.name, unit="step", initial=self.step, total=self.budget.steps, mininterval=5.0)

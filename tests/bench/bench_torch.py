@@ -65,9 +65,11 @@ def torch_tick(spec: WorldSpec, compiled: bool) -> Callable[[int], None]:
         return pictures_to_uint8(autoencoder.decode(clean)), generator.commit(clean, levels[0] * 0, action, context)
 
     if compiled:
-        denoise, finish = torch.compile(denoise), torch.compile(finish)
+        # torch 2.13's attention pattern trips over batch 1 ("attempting to broadcast a dimension of length 144").
+        plain = {"pattern_matcher": False}
+        denoise, finish = (torch.compile(f, dynamic=False, options=plain) for f in (denoise, finish))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def tick(steps: int) -> None:
         x = torch.randn(shape)
         for k in range(steps):
