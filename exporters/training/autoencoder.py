@@ -12,7 +12,7 @@ from torch import Tensor
 from exporters.model.autoencoder import Autoencoder, AutoencoderConfig, pictures_to_float, pictures_to_uint8
 from exporters.training.data import Clips
 from exporters.training.pictures import save_grid
-from exporters.training.stage import Average, Budget, Stage, set_learning_rate, warm_cool
+from exporters.training.stage import Average, Budget, Stage, mixed_precision, set_learning_rate, warm_cool
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ def train_autoencoder(
     for fraction in stage.steps():
         set_learning_rate([optimizer], warm_cool(fraction, stage.step, 100))
         target = pictures_to_float(train.sample_frames(config.batch).to(device))
-        loss = reconstruction_loss(model(target), target, config.edge_weight)
+        with mixed_precision(device):
+            loss = reconstruction_loss(model(target).float(), target, config.edge_weight)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -12,7 +12,7 @@ from exporters.model.flow import add_noise, precondition, sample_levels
 from exporters.model.generator import Generator, GeneratorConfig
 from exporters.training.data import Clips
 from exporters.training.optimizer import transformer_optimizers
-from exporters.training.stage import Average, Budget, Stage, warm_cool
+from exporters.training.stage import Average, Budget, Stage, mixed_precision, warm_cool
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def context_levels(shape: tuple[int, ...], highest: float) -> Tensor:
 
 def drop_actions(action: Tensor, share: float) -> Tensor:
     """Zero a `share` of the per-frame actions, so that the model also knows 'no action given'."""
-    return action * (torch.rand(action.shape[:-1]) >= share).unsqueeze(-1)
+    return action * (torch.rand(action.shape[:-1]) >= share).unsqueeze(-1).to(action)
 
 
 def flow_loss(model: Generator, clean: Tensor, action: Tensor, level: Tensor, context_level: Tensor) -> Tensor:
@@ -102,13 +102,14 @@ def train_teacher(
         )
         shape = tuple(clean.shape[:2])
         level = sample_levels(shape, config.level_shift).to(device)
-        loss = flow_loss(
-            model,
-            clean,
-            drop_actions(action, config.action_dropout),
-            level,
-            context_levels(shape, config.context_noise).to(device),
-        ).mean()
+        with mixed_precision(device):
+            loss = flow_loss(
+                model,
+                clean,
+                drop_actions(action, config.action_dropout),
+                level,
+                context_levels(shape, config.context_noise).to(device),
+            ).mean()
         optimizers.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

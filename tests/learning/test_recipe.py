@@ -128,6 +128,16 @@ def test_a_killed_stage_goes_on_to_the_same_weights(dataset: Path, tmp_path: Pat
         torch.testing.assert_close(resumed.state_dict()[name], value, msg=name)
 
 
+def test_bf16_trains_where_the_machine_has_units_for_it(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exporters.training.stage.has_fast_bf16", lambda device: True)
+    gates = run_training(toy(dataset), tmp_path, CPU, until="teacher").gates
+    plain = run_training(replace(toy(dataset), name="plain"), tmp_path, CPU, until="autoencoder").gates
+    assert abs(gates["autoencoder"]["psnr_db"] - plain["autoencoder"]["psnr_db"]) < 6.0
+    assert gates["teacher"]["mse@1.0"] < 2.0  # finite, and no worse than knowing nothing
+
+
 def test_bad_recipes_are_refused_by_name(tmp_path: Path) -> None:
     recipe = tmp_path / "r.toml"
     recipe.write_text('name = "x"\ndataset = "d"\n[teacher]\nlerning_rate = 1.0\n')
