@@ -13,16 +13,21 @@ Architecture. Arrows point one way, and each file holds one noun:
 
     package, spec    a world on disk, verified before anything in it runs, and the contract it states
     world            a loaded world: constant, thread-safe, shared by its sessions
-    session          one running world. A tick is all or nothing: validate the action, denoise until the
-                     controller says stop, decode, return; the commit of the frame runs after the return, on
-                     the session's worker
+    session, state   one running world. A tick is all or nothing: validate the action, denoise until the
+                     controller says stop, decode, return; the commit of the frame comes after the return. The
+                     caller waits with a timeout and is its own watchdog
+    job              one tick between the caller that waits and the worker that makes it
+    runner, runtime  worker threads and buffers, lent to sessions for a tick, so that forking is cheap
     sampler          the denoising loop of one tick, from noise to pixels
     controller       how many denoising steps a frame gets; pure arithmetic over confidence, budget and
                      measured costs
     latency          measured cost per stage, as quantiles
     engine           the graphs in ONNX Runtime, bound to preallocated buffers
     frame_cache      keys and values of past frames: one paged pool per world; a session holds slot numbers
+    snapshot         a session's state as portable bytes
+    recording, replay  what was asked and decided, and the same frames again from it
     noise            counter-based noise keyed by (seed, tick, step), so that a frame depends on nothing else
+    doctor           what this machine can promise, measured
     ops              the custom operators and their numpy reference
     cli, commands    the command line; report draws what it shows
 
@@ -40,13 +45,20 @@ if TYPE_CHECKING:
     from .actions import Discrete as Discrete
     from .actions import MultiBinary as MultiBinary
     from .controller import Controller as Controller
+    from .doctor import Diagnosis as Diagnosis
     from .errors import ActionError as ActionError
     from .errors import BudgetError as BudgetError
+    from .errors import CancelledError as CancelledError
+    from .errors import DeadlineError as DeadlineError
+    from .errors import DiagnosisError as DiagnosisError
     from .errors import DsaError as DsaError
     from .errors import EngineError as EngineError
+    from .errors import RecordingError as RecordingError
     from .errors import SessionError as SessionError
+    from .errors import SnapshotError as SnapshotError
     from .errors import WorldError as WorldError
     from .package import bundled_worlds as bundled_worlds
+    from .recording import Recording as Recording
     from .session import Session as Session
     from .spec import WorldSpec as WorldSpec
     from .tick import Tick as Tick
@@ -66,12 +78,19 @@ _HOMES = {
     "Session": "session",
     "Controller": "controller",
     "Tick": "tick",
+    "Recording": "recording",
+    "Diagnosis": "doctor",
     "DsaError": "errors",
     "WorldError": "errors",
     "ActionError": "errors",
     "BudgetError": "errors",
     "SessionError": "errors",
     "EngineError": "errors",
+    "DeadlineError": "errors",
+    "CancelledError": "errors",
+    "SnapshotError": "errors",
+    "RecordingError": "errors",
+    "DiagnosisError": "errors",
 }
 
 __all__ = [*_HOMES, "__version__"]

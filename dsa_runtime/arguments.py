@@ -46,3 +46,12 @@ def check_threads(threads: Any) -> int | None:
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024):
         raise BudgetError(f"threads: must be an integer in 1..1024, got {threads!r}")
     return threads
+
+
+def check_count(name: str, value: Any, low: int, high: int, why: str = "") -> int:
+    """An integer in low..high; `why` says in an error where the limit comes from."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise SessionError(f"{name}: expected an integer, got {value!r}")
+    if not low <= value <= high:
+        raise SessionError(f"{name}: must lie in {low}..{high}, got {value}" + (f"; {why}" if why else ""))
+    return int(value)

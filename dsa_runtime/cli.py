@@ -53,9 +53,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, ModuleType]]:
-    from .commands import bench, demo, info, verify
+    from .commands import bench, demo, doctor, info, replay, verify
 
-    commands = {"demo": demo, "bench": bench, "info": info, "verify": verify}
+    commands = {
+        "demo": demo,
+        "bench": bench,
+        "doctor": doctor,
+        "info": info,
+        "verify": verify,
+        "replay": replay,
+    }
     parser = _Parser(prog="dsa", description="Play neural worlds under a time budget per tick.")
     parser.add_argument("--version", action="version", version=f"dsa-runtime {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)

@@ -21,6 +21,10 @@ _DTYPES = {"tensor(float)": np.float32, "tensor(int32)": np.int32, "tensor(uint8
 Shapes = dict[str, tuple[type, tuple[int | None, ...]]]
 
 
+class Interrupted(Exception):
+    """A run was stopped by `Workspace.interrupt`. What it wrote is to be ignored."""
+
+
 class Engine:
     """The four loaded graphs. Constant and thread-safe: any number of sessions run them at the same time."""
 
@@ -43,41 +47,59 @@ class Engine:
 
 
 class Workspace:
-    """Buffers of one session, bound once to the graphs, so that a tick copies and allocates nothing.
+    """Buffers to run a session's graphs in, bound once, so that a tick copies and allocates next to nothing.
 
-    The caller fills `latent`, `action`, `level`, `slot_table` and `slot_age`, runs, and reads `clean` and
-    `logit`, all in place. Runs return the nanoseconds spent inside ONNX Runtime. One thread at a time.
+    The caller fills `latent` and `action`, chooses a window, runs, and reads `estimates` and `logits`, all in
+    place. Runs return the nanoseconds spent inside ONNX Runtime. One thread at a time, but for the methods that
+    interrupt.
     """
 
     def __init__(self, engine: Engine, cache: FrameCache) -> None:
         spec = engine.spec
         self._spec, self._graphs, self._cache = spec, engine.graphs, cache
+        steps = spec.schedule.steps
         self.latent = np.zeros((1, *spec.latent.shape), np.float32)
         """`float32[1, C, h, w]`, the noisy latent that `denoise` reads."""
-        self.level = np.zeros(1, np.float32)
         self.action = np.zeros((1, spec.action_space.width), np.float32)
         self.slot_table = np.full((1, spec.cache.window), -1, np.int32)
         self.slot_age = np.ones((1, spec.cache.window), np.int32)
+        self.estimates = np.zeros((steps, *spec.latent.shape), np.float32)
+        """`float32[K, C, h, w]`, the clean estimate of every step: one that is interrupted spoils its own only."""
+        self.logits = np.zeros(steps, np.float32)
         self.clean = np.zeros_like(self.latent)
-        """`float32[1, C, h, w]`, the clean estimate that `denoise` writes and `decode` and `commit` read."""
-        self.logit = np.zeros(1, np.float32)
+        """`float32[1, C, h, w]`, the frame that `decode` and `commit` read."""
+        self._levels = np.array(spec.schedule.levels, np.float32)
         self._context_level = np.full(1, spec.schedule.context_level, np.float32)
+        self._seen: tuple[int, ...] | None = None
+        self._pixels: np.ndarray | None = None
+        self._denoise_options, self._decode_options = ort.RunOptions(), ort.RunOptions()
         self._decode = self._graphs["decode"].io_binding()
         _bind_input(self._decode, "latent", self.clean)
         self._bind_pools()
 
     def look_at(self, window: Window) -> None:
         """Let the next runs attend to this window's frames."""
-        window.write_table(self.slot_table[0], self.slot_age[0])
+        slots = window.slots
+        if slots is not self._seen:  # a window replaces its tuple with every change
+            window.write_table(self.slot_table[0], self.slot_age[0])
+            self._seen = slots
 
-    def denoise(self) -> int:
-        """One denoising step: `latent` at `level` -> `clean`, `logit`."""
+    def denoise(self, step: int) -> int:
+        """Denoising step `step` (from 1): `latent`, at the level of this step -> `estimates`, `logits`.
+
+        Raises `Interrupted` after `interrupt_denoise` and `interrupt`.
+        """
         if self._cache.pools is not self._pools:
             self._bind_pools()
-        return self._run("denoise", self._denoise)
+        return self._run("denoise", self._denoise[step - 1], self._denoise_options)
 
-    def commit(self, window: Window) -> int:
-        """Make `clean` the newest frame of `window`, its keys and values written straight into a slot."""
+    def commit(self, window: Window, latent: np.ndarray, action: np.ndarray) -> int:
+        """Make a frame the newest of `window`, its keys and values written straight into a slot.
+
+        `latent` (`float32[C, h, w]`) is the frame before decoding, `action` (`float32[action width]`) led to it.
+        """
+        self.clean[0], self.action[0] = latent, action
+        self.look_at(window)
         slot = self._cache.allocate()
         try:
             with self._cache.writing():
@@ -92,16 +114,44 @@ class Workspace:
         window.push(slot)
         return cost_ns
 
-    def decode(self, pixels: np.ndarray) -> int:
-        """Write the picture of `clean` into `pixels`, `uint8[H, W, 3]`, C-contiguous."""
-        _bind_output(self._decode, "frame", pixels[np.newaxis])
-        return self._run("decode", self._decode)
+    def prepare_pixels(self) -> None:
+        """Allocate and bind what the next `decode` returns, which it else does itself."""
+        if self._pixels is None:
+            frame = self._spec.frame
+            self._pixels = np.empty((frame.height, frame.width, frame.channels), np.uint8)
+            _bind_output(self._decode, "frame", self._pixels[np.newaxis])
+
+    def decode(self, latent: np.ndarray) -> tuple[np.ndarray, int]:
+        """The picture, `uint8[H, W, 3]`, fresh, of `latent` (`float32[C, h, w]`). Raises `Interrupted` after
+        `interrupt`.
+        """
+        self.clean[0] = latent
+        self.prepare_pixels()
+        cost_ns = self._run("decode", self._decode, self._decode_options)
+        pixels, self._pixels = self._pixels, None
+        assert pixels is not None
+        return pixels, cost_ns
+
+    def interrupt_denoise(self) -> None:
+        """From any thread: let a running `denoise` end at once (some 0.1 ms), and any that comes, until `resume`."""
+        self._denoise_options.terminate = True
+
+    def interrupt(self) -> None:
+        """From any thread: as `interrupt_denoise`, and `decode` too. A commit is always finished."""
+        self._denoise_options.terminate = self._decode_options.terminate = True
+
+    def resume(self) -> None:
+        """Let runs run again."""
+        self._denoise_options.terminate = self._decode_options.terminate = False
 
     def _bind_pools(self) -> None:
         self._pools = self._cache.pools  # also keeps them alive while they are bound
-        self._denoise = self._bind_generator("denoise", self.latent, self.level)
-        _bind_output(self._denoise, "clean", self.clean)
-        _bind_output(self._denoise, "confidence_logit", self.logit)
+        self._denoise = []
+        for step in range(len(self._levels)):
+            binding = self._bind_generator("denoise", self.latent, self._levels[step : step + 1])
+            _bind_output(binding, "clean", self.estimates[step : step + 1])
+            _bind_output(binding, "confidence_logit", self.logits[step : step + 1])
+            self._denoise.append(binding)
         self._commit = self._bind_generator("commit", self.clean, self._context_level)
 
     def _bind_generator(self, graph: str, latent: np.ndarray, level: np.ndarray) -> ort.IOBinding:
@@ -116,11 +166,13 @@ class Workspace:
             _bind_input(binding, name, array)
         return binding
 
-    def _run(self, graph: str, binding: ort.IOBinding) -> int:
+    def _run(self, graph: str, binding: ort.IOBinding, options: ort.RunOptions | None = None) -> int:
         started = time.perf_counter_ns()
         try:
-            self._graphs[graph].run_with_iobinding(binding)
+            self._graphs[graph].run_with_iobinding(binding, options)
         except Exception as error:
+            if options is not None and options.terminate:
+                raise Interrupted(graph) from None
             raise EngineError(f"{graph}: {error}") from error
         return time.perf_counter_ns() - started
 

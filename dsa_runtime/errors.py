@@ -25,3 +25,23 @@ class SessionError(DsaError, RuntimeError):
 
 class EngineError(DsaError, RuntimeError):
     """A graph failed while running. The session is as it was before the call."""
+
+
+class DeadlineError(DsaError, TimeoutError):
+    """A tick of a session with `on_miss="raise"` was not ready in time. The session is as before the call."""
+
+
+class CancelledError(DsaError):
+    """`Session.cancel` stopped this call. The session is as before it."""
+
+
+class SnapshotError(DsaError, ValueError):
+    """A snapshot is damaged, of another world or of an unknown version."""
+
+
+class RecordingError(DsaError, ValueError):
+    """A recording is damaged, of another world, or replays to other frames."""
+
+
+class DiagnosisError(DsaError, ValueError):
+    """A diagnosis is damaged, or was made for another world or another machine. Names the field."""

@@ -1,7 +1,7 @@
 """FrameCache: keys and values of finished frames in a pool of slots that all sessions of a world share.
 
 A slot holds one frame and is written once; from then on it is read-only and counted by reference. A session
-holds no keys and values, only a `Window`: the slots it looks back at. Sharing a past (`Window.fork`) copies W
+holds no keys and values, only a `Window`: the slots it looks back at. Sharing a past (`fork`) copies W
 integers, and because a commit always writes to a fresh slot, two windows that share slots never see each
 other's later frames.
 """
@@ -9,27 +9,32 @@ other's later frames.
 from __future__ import annotations
 
 import threading
-import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 
 from .spec import CacheSpec
 
-_SESSIONS_AT_FIRST = 8
+# The pools begin large, because growing them takes milliseconds and interrupts every session of the world, while
+# a slot that was never written costs address space only (see `_grow`). So the first size is an amount of address
+# space: room for this many sessions, if that is not more than so many bytes, and for a few in any case.
+_FIRST_SESSIONS = 256
+_FIRST_BYTES = 1 << 30
+_LEAST_SESSIONS = 8
 
 
 class FrameCache:
     """The pool. Thread-safe.
 
     Slots are reserved when a window is made, `window + 1` for each (a commit fills a fresh slot while the old
-    window is still referenced), and only `reserve` may enlarge the pools. So `allocate`, which runs in every
-    tick, never does.
+    window is still referenced), and only a reservation may enlarge the pools. So `allocate`, which runs in
+    every tick, never does.
     """
 
     def __init__(self, spec: CacheSpec, capacity: int | None = None) -> None:
+        """Pools of `capacity` slots; None for as many as the address space gives away cheaply."""
         self.spec = spec
         self.pools: tuple[np.ndarray, ...] = ()
         """Keys and values of layer 0, keys and values of layer 1, ...: each `float32[capacity, tokens, heads,
@@ -41,9 +46,14 @@ class FrameCache:
         self._reserved = 0
         self._references: list[int] = []
         self._free: list[int] = []
-        self._abandoned: deque[_Holding] = deque()
+        self._abandoned: deque[tuple[tuple[int, ...], int]] = deque()
         with self._changed:
-            self._grow(capacity or _SESSIONS_AT_FIRST * (spec.window + 1))
+            try:
+                self._grow(capacity or self._sessions_slots(_FIRST_SESSIONS))
+            except MemoryError:  # address space may be limited (ulimit -v) or counted (no overcommit)
+                if capacity is not None:
+                    raise
+                self._grow(self._sessions_slots(_LEAST_SESSIONS))
 
     @property
     def capacity(self) -> int:
@@ -62,24 +72,31 @@ class FrameCache:
         """Memory of one slot over all layers, keys and values."""
         return 2 * self.spec.layers * int(np.prod(self.spec.slot_shape)) * np.dtype(np.float32).itemsize
 
-    def window(self) -> Window:
-        """An empty window with its reservation. May enlarge the pools, so never call it inside a tick."""
-        self.reserve(self.spec.window + 1)
-        return Window(self)
+    def window(self, history: int = 0) -> Window:
+        """An empty window with its reservation, which keeps `history` frames past its end for `rewind`.
+
+        May enlarge the pools, so never call it inside a tick.
+        """
+        self.reserve(self.spec.window + 1 + history)
+        return Window(self, (), history)
+
+    def fork(self, window: Window, n: int, history: int = 0) -> list[Window]:
+        """`n` more windows on the frames of `window`, each with an empty `history`.
+
+        Copies no keys and values. May enlarge the pools, so never call it inside a tick.
+        """
+        reserved = self.spec.window + 1 + history
+        with self._changed:
+            self._reserve(n * reserved)
+            slots = window.slots
+            for slot in slots:
+                self._references[slot] += n
+        return [Window(self, slots, history) for _ in range(n)]
 
     def reserve(self, slots: int) -> None:
         """Promise that `slots` more can be allocated. Enlarges the pools if they are too small."""
         with self._changed:
-            while self._growing:
-                self._changed.wait()
-            self._collect()
-            self._reserved += slots
-            if self._reserved > self.capacity:
-                try:
-                    self._grow(max(self._reserved, 2 * self.capacity))
-                except MemoryError:
-                    self._reserved -= slots
-                    raise
+            self._reserve(slots)
 
     def unreserve(self, slots: int) -> None:
         """Give back a promise."""
@@ -106,6 +123,29 @@ class FrameCache:
         with self._changed:
             self._release(slots)
 
+    def abandon(self, slots: tuple[int, ...], reserved: int = 0) -> None:
+        """`release` and `unreserve`, put off until someone next needs room: for `__del__`.
+
+        That may run inside any allocation, also while this thread holds the cache's lock, so it only queues
+        what it held, which is atomic.
+        """
+        self._abandoned.append((slots, reserved))
+
+    def read(self, slots: Sequence[int]) -> list[np.ndarray]:
+        """Copies of these slots, `float32[len(slots), tokens, heads, head_dim]` per pool.
+
+        The caller holds a reference on each, so nobody writes to them meanwhile.
+        """
+        index = np.asarray(slots, np.intp)
+        return [pool[index] for pool in self.pools]
+
+    def write(self, slots: Sequence[int], frames: Sequence[np.ndarray]) -> None:
+        """The reverse: fill slots that were just allocated."""
+        index = np.asarray(slots, np.intp)
+        with self.writing():
+            for pool, frame in zip(self.pools, frames, strict=True):
+                pool[index] = frame
+
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Hold the pools in place while a slot is written. Readers need not: replaced pools stay intact."""
@@ -120,6 +160,24 @@ class FrameCache:
                 self._writers -= 1
                 self._changed.notify_all()
 
+    def _sessions_slots(self, sessions: int) -> int:
+        """Slots for so many sessions, or for as many as `_FIRST_BYTES` affords, but never for too few."""
+        per_session = self.spec.window + 1
+        affordable = _FIRST_BYTES // (self.slot_bytes * per_session)
+        return per_session * max(_LEAST_SESSIONS, min(affordable, sessions))
+
+    def _reserve(self, slots: int) -> None:
+        while self._growing:
+            self._changed.wait()
+        self._collect()
+        self._reserved += slots
+        if self._reserved > self.capacity:
+            try:
+                self._grow(max(self._reserved, 2 * self.capacity))
+            except MemoryError:
+                self._reserved -= slots
+                raise
+
     def _grow(self, capacity: int) -> None:
         """Replace the pools by larger ones, with the lock held. Whoever still reads the old ones may."""
         self._growing = True
@@ -127,15 +185,19 @@ class FrameCache:
             while self._writers:
                 self._changed.wait()
             old = self.capacity
-            # Zeroed memory is mapped lazily, so slots cost memory only once they are written. Zeros also keep
-            # empty slots finite: graphs that mask rather than skip multiply them by zero.
+            # Zeroed memory is mapped lazily: slots cost memory once they are written (on Linux in pieces of up to
+            # 2 MB), and neither binding the pools to a graph nor attending to other slots writes to them. Only slots
+            # in use are copied, or all would be written now. Free ones are taken from the low end, so that what
+            # is in use lies together. Zeros also keep empty slots finite: graphs that mask rather than skip
+            # multiply them by zero.
             shape = (capacity, *self.spec.slot_shape)
             pools = [np.zeros(shape, np.float32) for _ in range(2 * self.spec.layers)]
+            in_use = np.flatnonzero(self._references)
             for pool, before in zip(pools, self.pools, strict=False):  # at first there is nothing to copy
-                pool[:old] = before
+                pool[in_use] = before[in_use]
             self.pools = tuple(pools)
             self._references += [0] * (capacity - old)
-            self._free += range(capacity - 1, old - 1, -1)
+            self._free[:0] = range(capacity - 1, old - 1, -1)
         finally:
             self._growing = False
             self._changed.notify_all()
@@ -148,51 +210,62 @@ class FrameCache:
 
     def _collect(self) -> None:
         while self._abandoned:
-            holding = self._abandoned.popleft()
-            self._release(holding.slots)
-            self._reserved -= holding.reserved
-
-
-class _Holding:
-    """What a window holds. Apart from the window so that a finaliser can reach it when the window is gone."""
-
-    __slots__ = ("reserved", "slots")
-
-    def __init__(self, reserved: int) -> None:
-        self.slots: tuple[int, ...] = ()
-        self.reserved = reserved
+            slots, reserved = self._abandoned.popleft()
+            self._release(slots)
+            self._reserved -= reserved
 
 
 class Window:
     """The frames one session looks back at, oldest first. Not locked: one session, one thread at a time."""
 
-    def __init__(self, cache: FrameCache) -> None:
-        """For `FrameCache.window` and `fork`, which make the reservation."""
+    # Forking a session makes them by the dozen, so they are small, and a window that is dropped without
+    # `close` is noticed by `__del__`: a sixth of the cost of `weakref.finalize`.
+    __slots__ = ("__weakref__", "_history", "_past", "_reserved", "_slots", "cache")
+
+    def __init__(self, cache: FrameCache, slots: tuple[int, ...], history: int) -> None:
+        """For `FrameCache`, which has made the reservation and counted the references."""
         self.cache = cache
-        self._holding = _Holding(cache.spec.window + 1)
-        # A finaliser may run inside any allocation, also while this thread holds the cache's lock. So it only
-        # queues what it found, which is atomic, and the next caller with the lock cleans up.
-        self._finaliser = weakref.finalize(self, cache._abandoned.append, self._holding)
-        self._finaliser.atexit = False
+        self._slots = slots
+        self._past: tuple[int, ...] = ()
+        self._history = history
+        self._reserved = cache.spec.window + 1 + history
+
+    def __del__(self) -> None:
+        if self._reserved:
+            self.cache.abandon(self._past + self._slots, self._reserved)
 
     @property
     def slots(self) -> tuple[int, ...]:
         """Slots oldest first, at most `spec.window`."""
-        return self._holding.slots
+        return self._slots
 
     def push(self, slot: int) -> None:
         """Make `slot` (allocated and written) the newest frame; a full window drops its oldest past the sink.
 
         The window takes over the reference that `allocate` gave.
         """
-        spec, slots = self.cache.spec, self._holding.slots
+        spec, slots = self.cache.spec, self._slots
         dropped: tuple[int, ...] = ()
         if len(slots) == spec.window:
-            dropped = slots[spec.sink : spec.sink + 1]
+            past = self._past + slots[spec.sink : spec.sink + 1]
+            surplus = len(past) - self._history
+            dropped, self._past = (past[:1], past[1:]) if surplus > 0 else ((), past)
             slots = slots[: spec.sink] + slots[spec.sink + 1 :]
-        self._holding.slots = (*slots, slot)
+        self._slots = (*slots, slot)
         if dropped:
             self.cache.release(dropped)
+
+    def rewind(self, frames: int) -> None:
+        """Drop the newest `frames` and show again those they had pushed out: undoes as many `push`es.
+
+        `frames` is at most the history, and at most the number of pushes since the window was full.
+        """
+        sink = self.cache.spec.sink
+        moving = self._past + self._slots[sink:]
+        kept, dropped = moving[: len(moving) - frames], moving[len(moving) - frames :]
+        shown = self.cache.spec.window - sink
+        self._past, self._slots = kept[:-shown], self._slots[:sink] + kept[-shown:]
+        self.cache.release(dropped)
 
     def write_table(self, slot_table: np.ndarray, slot_age: np.ndarray) -> None:
         """Fill one row of the graphs' inputs, both `int32[window]`: slots oldest first, then -1 for empty.
@@ -200,7 +273,7 @@ class Window:
         An age counts places in the window, so a frame of the sink stops ageing when it reaches the window's
         end and the ages never leave the range the world was trained on. Empty places have age 1.
         """
-        slots = self._holding.slots
+        slots = self._slots
         filled = len(slots)
         slot_table[filled:] = -1
         slot_age[filled:] = 1
@@ -210,14 +283,12 @@ class Window:
 
     def fork(self) -> Window:
         """A second window on the same frames. Copies no keys and values."""
-        twin = self.cache.window()
-        self.cache.retain(self.slots)
-        twin._holding.slots = self.slots
-        return twin
+        return self.cache.fork(self, 1)[0]
 
     def close(self) -> None:
         """Give back the slots and the reservation. Idempotent."""
-        if self._finaliser.detach():
-            self.cache.release(self.slots)
-            self.cache.unreserve(self._holding.reserved)
-            self._holding.slots = ()
+        reserved, self._reserved = self._reserved, 0
+        if reserved:
+            self.cache.release(self._past + self._slots)
+            self.cache.unreserve(reserved)
+            self._past = self._slots = ()

@@ -1,12 +1,27 @@
-"""Recording: what was asked and decided in each tick. With the seed it reproduces every frame."""
+"""Recording: what was asked and decided in each tick. With where it started, it reproduces every frame."""
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
+import json
+import math
+import os
+import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from . import strict_json
+from .errors import RecordingError, WorldError
+from .spec import WorldSpec
+
+FORMAT = "dsa-recording"
+FORMAT_VERSION = 1
+_DIGEST = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -22,17 +37,137 @@ class Decision:
 
 @dataclass
 class Recording:
-    """A session since its reset.
+    """A session since its reset or restore.
 
-    Replay needs no clock: `session.reset(seed)`, then `session.step(action, steps=steps)` per decision.
+    Replay needs no clock: start as the recording says, then `session.step(action, steps=steps)` per decision
+    (`replay.replay`).
     """
 
     world: str
     version: str
+    fingerprint: str
+    """Of the world, see `WorldSpec.fingerprint`."""
     seed: int
+    first_tick: int = 0
+    """The tick of the first decision."""
+    snapshot: bytes | None = None
+    """What the session started from; None if that was `reset(seed)`."""
     decisions: list[Decision] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, spec: WorldSpec, seed: int, first_tick: int = 0, snapshot: bytes | None = None) -> Recording:
+        """The recording of a session in the world `spec`, in which nothing has happened yet."""
+        return cls(spec.name, spec.version, spec.fingerprint, seed, first_tick, snapshot)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the recording as JSON, one line per decision. A file of that name is replaced, or kept whole."""
+        head = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "world": self.world,
+            "version": self.version,
+            "fingerprint": self.fingerprint,
+            "seed": self.seed,
+            "first_tick": self.first_tick,
+            "snapshot": None if self.snapshot is None else base64.b64encode(self.snapshot).decode(),
+        }
+        fields = [f'"{name}": {_compact(value)}' for name, value in head.items()]
+        lines = ",\n".join(_compact(vars(entry) | {"action": _plain(entry.action)}) for entry in self.decisions)
+        target = Path(path)
+        partial = target.with_name(target.name + ".partial")
+        try:
+            partial.write_text("{" + ",\n".join(fields) + f',\n"decisions": [\n{lines}\n]}}\n', encoding="utf-8")
+            os.replace(partial, target)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Recording:
+        """The recording in a file. Raises `RecordingError`, naming the field, and `OSError`."""
+        where = os.fspath(path)
+        content = Path(path).read_bytes()
+        try:
+            return _decode(strict_json.parse(content, where), where)
+        except WorldError as error:  # `strict_json` speaks of worlds
+            raise RecordingError(f"{error}; write it with `Recording.save`") from None
 
 
 def digest(pixels: np.ndarray) -> str:
     """BLAKE2b-128 of the pixels' bytes in C order, as hexadecimal text."""
     return hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A decision in the file."""
+
+    action: Any
+    steps: int
+    threshold: Any
+    digest: str
+
+    def __post_init__(self) -> None:
+        values = self.action if isinstance(self.action, list) else [self.action]
+        numbers = all(type(value) is int or (type(value) is float and values is self.action) for value in values)
+        _check(numbers and len(values) > 0, "action", "expected an integer or a list of numbers")
+        _check(self.steps >= 1, "steps", f"must be at least 1, got {self.steps}")
+        known = type(self.threshold) in (int, float) and math.isfinite(self.threshold)
+        _check(known or self.threshold is None, "threshold", "expected a number or null")
+        _check(_DIGEST.fullmatch(self.digest) is not None, "digest", "must be 32 lower-case hexadecimal digits")
+
+
+@dataclass(frozen=True)
+class _Document:
+    """The file, but for `format` and `format_version`."""
+
+    world: str
+    version: str
+    fingerprint: str
+    seed: int
+    first_tick: int
+    snapshot: Any
+    decisions: tuple[_Entry, ...]
+
+    def __post_init__(self) -> None:
+        _check(0 <= self.seed < 2**64, "seed", f"must lie in 0..2**64 - 1, got {self.seed}")
+        _check(0 <= self.first_tick < 2**63, "first_tick", f"must lie in 0..2**63 - 1, got {self.first_tick}")
+        from_reset = self.snapshot is None
+        _check(from_reset or isinstance(self.snapshot, str), "snapshot", "expected base64 text or null")
+        _check(not from_reset or self.first_tick == 0, "first_tick", "must be 0 where there is no snapshot")
+
+
+def _decode(document: dict[str, Any], where: str) -> Recording:
+    kind, version = document.pop("format", None), document.pop("format_version", None)
+    _check(kind == FORMAT, f"{where}.format", f"expected {FORMAT!r}, got {_short(kind)}")
+    known = type(version) is int and version == FORMAT_VERSION
+    problem = f"this runtime reads version {FORMAT_VERSION}, got {_short(version)}"
+    _check(known, f"{where}.format_version", problem)
+    read = strict_json.decode(_Document, document, where)
+    try:
+        snapshot = None if read.snapshot is None else base64.b64decode(read.snapshot, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise WorldError(f"{where}.snapshot: not base64: {error}") from None
+    decisions = [
+        Decision(entry.action, entry.steps, None if entry.threshold is None else float(entry.threshold), entry.digest)
+        for entry in read.decisions
+    ]
+    return Recording(read.world, read.version, read.fingerprint, read.seed, read.first_tick, snapshot, decisions)
+
+
+def _plain(action: Any) -> Any:
+    """An action as JSON can say it; floats keep their exact value."""
+    return action.tolist() if isinstance(action, (np.ndarray, np.generic)) else action
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, allow_nan=False, ensure_ascii=False)
+
+
+def _short(value: Any) -> str:
+    return repr(value)[:60]
+
+
+def _check(condition: bool, field: str, problem: str) -> None:
+    if not condition:
+        raise WorldError(f"{field}: {problem}")

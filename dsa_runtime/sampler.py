@@ -3,123 +3,126 @@
 from __future__ import annotations
 
 import math
-import time
-from dataclasses import dataclass
+from time import perf_counter_ns
 
 import numpy as np
 
 from .controller import Controller, Plan
-from .engine import Workspace
+from .engine import Interrupted, Workspace
 from .errors import EngineError
 from .frame_cache import Window
-from .latency import LatencyModel
+from .job import MS_PER_NS, Job, Sample
+from .latency import Costs, LatencyModel
 from .noise import NoiseSource
 from .spec import WorldSpec
+from .state import SessionState
 from .tick import StoppedBy
-
-MS_PER_NS = 1e-6
-
-
-@dataclass(frozen=True)
-class Request:
-    """One tick as asked for, checked."""
-
-    action: np.ndarray
-    """`float32[action width]`, encoded."""
-    plan: Plan
-    steps: int | None
-    """Exactly this many denoising steps; None for the controller's choice."""
-    budget_ms: float
-    started_ns: int
-    """When the caller called, on the clock of `time.perf_counter_ns`."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One finished frame. Its clean latent is still in the workspace, ready to be committed."""
-
-    pixels: np.ndarray
-    """`uint8[H, W, 3]`, fresh."""
-    confidence: float
-    score: float
-    """The confidence head's own output after the last step, through a sigmoid; not calibrated."""
-    stopped_by: StoppedBy
-    denoise_ms: tuple[float, ...]
-    decode_ms: float
 
 
 class Sampler:
-    """Runs the steps of one session's ticks. Writes to the workspace only, so failing leaves no trace."""
+    """Runs ticks in one workspace. Writes to the workspace only, so failing leaves no trace in a session.
 
-    def __init__(self, spec: WorldSpec, workspace: Workspace, controller: Controller, latency: LatencyModel) -> None:
-        self._spec, self._workspace, self._controller, self._latency = spec, workspace, controller, latency
-        self._noise = NoiseSource(workspace.latent.size, spec.schedule.steps)
+    Between two runs of ONNX Runtime the processor's caches hold little of Python, and every line here costs ten
+    times what it costs alone. So whatever can be done before a tick is done in `prepare`.
+    """
 
-    def prepare(self, seed: int, tick: int) -> None:
-        """Draw the noise of a coming tick in idle time. `run` draws what it does not find."""
-        self._noise.draw(seed, tick)
+    def __init__(self, spec: WorldSpec, workspace: Workspace) -> None:
+        self._spec, self._workspace = spec, workspace
+        self._source = NoiseSource(workspace.latent.size, spec.schedule.steps)
+        self._levels = np.array(spec.schedule.levels, np.float32)
+        self._kept = [np.float32(1.0 - level) for level in spec.schedule.levels]
+        noise = self._noise = np.zeros_like(workspace.estimates)  # of step k, times the level of step k
+        self._noise_of, self._estimate_of = list(noise), list(workspace.estimates)
+        self._prepared: tuple[int, int] | None = None
 
-    def warm_up(self, window: Window, runs: int) -> None:
+    def prepare(self, window: Window, seed: int, tick: int) -> None:
+        """Do in idle time what the coming tick needs; `run` does what it does not find."""
+        self._workspace.look_at(window)
+        self._workspace.prepare_pixels()
+        if self._prepared != (seed, tick):
+            noise = self._source.draw(seed, tick).reshape(self._noise.shape)
+            np.multiply(noise, self._levels[:, None, None, None], out=self._noise)
+            self._prepared = (seed, tick)
+
+    def warm_up(self, window: Window, latency: LatencyModel, runs: int) -> None:
         """Run each stage a few times: the first tick shall find threads started and costs known."""
-        workspace, pixels = self._workspace, self._new_pixels()
+        workspace = self._workspace
         workspace.look_at(window)
-        workspace.level[0] = self._spec.schedule.levels[0]
         for _ in range(runs):
-            self._latency.record("denoise", workspace.denoise() * MS_PER_NS)
-            self._latency.record("decode", workspace.decode(pixels) * MS_PER_NS)
+            latency.record("denoise", workspace.denoise(1) * MS_PER_NS)
+            latency.record("decode", workspace.decode(workspace.estimates[0])[1] * MS_PER_NS)
 
-    def run(self, request: Request, window: Window, seed: int, tick: int) -> Sample:
-        """Denoise until the controller, the budget or the request says stop, and decode."""
-        workspace, levels = self._workspace, self._spec.schedule.levels
-        workspace.look_at(window)
-        workspace.action[0] = request.action
-        noise = self._noise.draw(seed, tick).reshape(-1, *workspace.latent.shape)
-        workspace.latent[:] = noise[0]
-        costs_ms: list[float] = []
+    def run(
+        self,
+        job: Job,
+        plan: Plan,
+        window: Window,
+        state: SessionState,
+        controller: Controller,
+        costs: Costs,
+        free_ns: int,
+    ) -> Sample:
+        """Denoise until the controller, the budget, the deadline or the request says stop, and decode.
+
+        x_1 = noise_1, x_k = (1 - t_k) * estimate_{k-1} + t_k * noise_k. `free_ns` is when the worker had finished
+        what it did before.
+        """
+        workspace, latent = self._workspace, self._workspace.latent
+        self.prepare(window, state.seed, state.tick)
+        workspace.action[0] = job.action
+        latent[0] = self._noise_of[0]
+        denoise_ms: tuple[float, ...] = ()
+        abandoned_ms, logit, step = 0.0, 0.0, 0
         while True:
-            step = len(costs_ms) + 1
-            workspace.level[0] = levels[step - 1]
-            costs_ms.append(workspace.denoise() * MS_PER_NS)
-            logit = float(workspace.logit[0])
-            if not math.isfinite(logit):
-                raise EngineError(f"denoise: the confidence logit of step {step} is {logit}")
-            confidence, score = self._confidence(step, logit), _sigmoid(logit)
-            stopped_by = self._stop(request, step, confidence, score)
-            if stopped_by is not None:
+            if not job.may_take(step + 1):
+                stopped_by: StoppedBy = "deadline"
                 break
-            self._renoise(levels[step], noise[step])
-        pixels = self._new_pixels()
-        decode_ms = workspace.decode(pixels) * MS_PER_NS
-        return Sample(pixels, confidence, score, stopped_by, tuple(costs_ms), decode_ms)
+            began_ns = perf_counter_ns()
+            try:
+                denoise_ms += (workspace.denoise(step + 1) * MS_PER_NS,)
+            except Interrupted:
+                if not step:
+                    raise  # the whole tick was abandoned
+                stopped_by, abandoned_ms = "deadline", (perf_counter_ns() - began_ns) * MS_PER_NS
+                break
+            logit = workspace.logits.item(step)
+            step += 1
+            stop = self._stop(job, plan, step, logit, controller, costs)
+            if stop is not None:
+                stopped_by = stop
+                break
+            np.multiply(self._estimate_of[step - 1], self._kept[step], out=latent[0])
+            latent += self._noise_of[step]
+        job.may_decode()
+        estimate = self._estimate_of[step - 1].copy()
+        pixels, decode_ns = workspace.decode(estimate)
+        wait_ms = max(free_ns - job.handed_over_ns, 0) * MS_PER_NS
+        return Sample(
+            state.tick, pixels, estimate, logit, stopped_by, wait_ms, denoise_ms, abandoned_ms, decode_ns * MS_PER_NS
+        )
 
-    def _stop(self, request: Request, step: int, confidence: float, score: float) -> StoppedBy | None:
+    def decode(self, latent: np.ndarray) -> np.ndarray:
+        """The picture `uint8[H, W, 3]` of a latent `float32[C, h, w]`."""
+        return self._workspace.decode(latent)[0]
+
+    def _stop(
+        self, job: Job, plan: Plan, step: int, logit: float, controller: Controller, costs: Costs
+    ) -> StoppedBy | None:
         """Why the tick ends after `step` denoising steps, or None if it goes on."""
-        if request.steps is not None:
-            return "request" if step == request.steps else None
-        controller, latency = self._controller, self._latency
-        if step >= request.plan.max_steps:
+        if not math.isfinite(logit):
+            raise EngineError(f"denoise: the confidence logit of step {step} is {logit}")
+        if job.steps is not None:
+            return "request" if step == job.steps else None
+        if step >= plan.max_steps:
             return "ceiling"
-        if not controller.wants_more(request.plan, step, confidence, score):
+        calibration = self._spec.calibration
+        if not controller.wants_more(plan, step, calibration.confidence(step, logit), score(logit)):
             return "confidence"
-        step_ms = latency.quantile("denoise", controller.quantile, step + 1)
-        decode_ms = latency.quantile("decode", controller.quantile)
-        elapsed_ms = (time.perf_counter_ns() - request.started_ns) * MS_PER_NS
-        return None if controller.admits(elapsed_ms, request.budget_ms, step_ms, decode_ms) else "budget"
-
-    def _confidence(self, step: int, logit: float) -> float:
-        curves = self._spec.calibration.within_delta
-        return curves[step - 1](logit) if step <= len(curves) else 1.0  # the last step's frame is the reference
-
-    def _renoise(self, level: float, noise: np.ndarray) -> None:
-        """latent = (1 - level) * clean + level * noise, in place."""
-        latent = self._workspace.latent
-        np.multiply(self._workspace.clean, np.float32(1.0 - level), out=latent)
-        latent += noise * np.float32(level)
-
-    def _new_pixels(self) -> np.ndarray:
-        frame = self._spec.frame
-        return np.empty((frame.height, frame.width, frame.channels), np.uint8)
+        elapsed_ms = (perf_counter_ns() - job.started_ns) * MS_PER_NS
+        fits = controller.admits(elapsed_ms, job.allowance_ms, costs.denoise_ms[step], costs.decode_ms)
+        return None if fits else "budget"
 
 
-def _sigmoid(logit: float) -> float:
+def score(logit: float) -> float:
+    """The confidence head's own output through a sigmoid: not calibrated."""
     return 1.0 / (1.0 + math.exp(-logit)) if logit > -700 else 0.0

@@ -2,84 +2,85 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import threading
-import time
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from time import perf_counter_ns, sleep
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from .arguments import check_budget, check_seed, check_steps
-from .controller import Controller, ControllerState
-from .engine import Engine, Workspace
-from .errors import SessionError
-from .frame_cache import FrameCache, Window
+from . import snapshot as snapshots
+from .arguments import check_budget, check_count, check_seed, check_steps
+from .collection import COLLECTION_PAUSE
+from .controller import Controller, Outcome, Plan
+from .engine import Interrupted
+from .errors import CancelledError, DeadlineError, EngineError, SessionError
+from .frame_cache import Window
+from .job import MS_PER_NS, NS_PER_MS, Job, Sample
 from .latency import LatencyModel
 from .recording import Decision, Recording, digest
-from .sampler import MS_PER_NS, Request, Sample, Sampler
-from .seeds import SeedContexts
-from .tick import LatencyMs, Tick
+from .runner import Lease, Runner
+from .runtime import Runtime
+from .sampler import score
+from .state import SessionState
+from .tick import LatencyMs, Status, Tick
 
-_WARM_UP_RUNS = 6
-
-
-@dataclass(frozen=True)
-class _State:
-    """What one tick changes, apart from the window. Replaced as a whole, never in part."""
-
-    seed: int
-    tick: int
-    controller: ControllerState
+OnMiss = Literal["best_effort", "repeat", "raise"]
+ON_MISS = ("best_effort", "repeat", "raise")
+_YIELD_S = 2e-5
+_INTERRUPT_MS = 0.3  # from asking a step to end until the worker goes on; ONNX Runtime takes 0.1 to 0.2 of it
 
 
 class Session:
     """One running instance of a world: a window into the frame cache, a seed and a tick counter.
 
-    Made by `World.session`. A tick returns its frame before the frame is committed to the cache; the commit
-    runs on the session's worker thread meanwhile, and the next call waits for it. A call that raises leaves
-    the session as it was.
+    Made by `World.session` and by `fork`. A tick returns its frame before the frame is committed to the cache;
+    the commit runs on a worker thread meanwhile, and the next call waits for it. A call that raises leaves the
+    session as it was.
 
     Sessions of one world may run on different threads at the same time; one session serves one thread at a
-    time and refuses a second one. Close it, or use it in a `with` statement; a session that is merely dropped
-    gives its slots back when it is collected.
+    time and refuses a second one, except for `cancel`. Close it, or use it in a `with` statement; a session
+    that is merely dropped gives its slots back when it is collected.
     """
 
     def __init__(
         self,
-        engine: Engine,
-        cache: FrameCache,
-        seeds: SeedContexts,
-        seed: int,
+        runtime: Runtime,
+        window: Window,
+        state: SessionState,
         controller: Controller,
-        record: bool,
+        latency: LatencyModel,
+        on_miss: OnMiss,
+        history: int,
+        shown: np.ndarray,
     ) -> None:
-        """For `World.session`."""
-        self.spec = engine.spec
-        self.controller = controller
-        self.latency = LatencyModel()
-        """Measured cost of this session's stages."""
+        """For `World.session` and `fork`: cheap, and takes over the window."""
+        self.spec = runtime.spec
+        self.latency = latency
+        """Measured cost of the stages, shared with this session's forks."""
         self.recording: Recording | None = None
-        """What was decided since the last reset, if the session was opened with `record=True`."""
-        self._engine, self._cache, self._seeds = engine, cache, seeds
-        self._record = record
+        """What was decided since the last reset or restore, if the session was opened with `record=True`."""
+        self._on_miss: OnMiss = on_miss
+        self._runtime, self._window, self._state = runtime, window, state
+        self._controller = controller
+        self._plan = self._planned(controller, state)  # for the next tick
+        self._past: deque[SessionState] = deque(maxlen=history)  # what `rewind` can go back to
+        self._uncommitted = False  # the newest frame is not in the window yet
+        # (next tick, picture before it): what `repeat` repeats, and only kept up to date for that.
+        self._newest = (state.tick, shown)
+        self._costs = latency.costs(controller.quantile, self.spec.schedule.steps)
         self._entered = threading.Lock()
-        self._closed = False
-        self._workspace = Workspace(engine, cache)
-        self._sampler = Sampler(self.spec, self._workspace, controller, self.latency)
-        self._pending: Future[None] | None = None
-        self._uncommitted = False
-        self._window = cache.window()
-        self._state = _State(0, 0, ControllerState())
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"dsa-{self.spec.name}")
-        try:
-            self.reset(seed)
-            self._sampler.warm_up(self._window, _WARM_UP_RUNS)
-            self._worker.submit(self._sampler.prepare, self._state.seed, 0).result()  # also starts the thread
-        except BaseException:
-            self.close()
-            raise
+        self._cancelling = threading.Lock()
+        self._closed = self._cancelled = False
+        self._waiting: Job | None = None  # what a call is waiting for
+        self._late: Job | None = None  # a tick that went on after its call had returned
+        self._worker = Lease(runtime.runners)
 
     @property
     def tick(self) -> int:
@@ -91,40 +92,61 @@ class Session:
         """The seed of the last reset."""
         return self._state.seed
 
+    @property
+    def controller(self) -> Controller:
+        """How steps are allocated. May be replaced between two ticks."""
+        return self._controller
+
+    @controller.setter
+    def controller(self, controller: Controller) -> None:
+        with self._settled():
+            self._plan = self._planned(controller, self._state)
+            self._controller = controller
+            self._costs = self.latency.costs(controller.quantile, self.spec.schedule.steps)
+
+    @property
+    def on_miss(self) -> OnMiss:
+        """What a tick does that cannot keep its budget; see `World.session`."""
+        return self._on_miss
+
     def step(self, action: Any, budget_ms: float | None = None, *, steps: int | None = None) -> Tick:
         """Advance the world by one tick and return its frame.
 
         action      as the world's action space says (`session.spec.action_space`)
         budget_ms   wall time from call to return; None for one period of the world's native rate, `math.inf`
                     for none. The first denoising step always runs; a further one only if it is expected to
-                    fit.
-        steps       exactly this many denoising steps, whatever the confidence and the budget: for replay and
-                    comparison
+                    fit, and it is abandoned if it turns out that it does not. What happens when even the first
+                    is not ready in time is the session's `on_miss`
+        steps       exactly this many denoising steps, whatever the confidence, the budget and `on_miss`: for
+                    replay and comparison
 
-        Raises `ActionError`, `BudgetError`, `SessionError` or `EngineError`, and is then as if it had not
-        been called.
+        Raises `ActionError`, `BudgetError`, `SessionError`, `EngineError`, `CancelledError` or, if the session
+        was opened so, `DeadlineError`; and is then as if it had not been called.
         """
-        started = time.perf_counter_ns()
+        started_ns = perf_counter_ns()
         self._enter()
         try:
-            spec = self.spec
-            request = Request(
-                action=spec.action_space.encode(action),
-                plan=self.controller.plan(
-                    self._state.controller, spec.calibration.default_threshold, spec.schedule.steps
-                ),
-                steps=None if steps is None else check_steps(steps, spec.schedule.steps),
-                budget_ms=spec.frame.period_ms if budget_ms is None else check_budget(budget_ms),
-                started_ns=started,
-            )
-            tick = self._advance(request)
-            if self.recording is not None:
-                asked = spec.action_space.validate(action)  # a copy: the caller may reuse its array
-                decision = Decision(asked, tick.steps, tick.threshold, digest(tick.pixels))
-                self.recording.decisions.append(decision)
-            return tick
+            with COLLECTION_PAUSE:
+                return self._step(action, budget_ms, steps, started_ns)
         finally:
+            self._waiting = None
             self._entered.release()
+
+    def cancel(self) -> bool:
+        """From any thread: let the `step` that another thread is in raise `CancelledError` at once.
+
+        False if there is none, or if its frame is finished already: then it returns that.
+        """
+        with self._cancelling:
+            job = self._waiting
+            if job is None:
+                return False
+            if job is not self._late:
+                return job.cancel()
+            # That tick's call has returned, so it is not undone. The call that waits for it is stopped.
+            self._cancelled = True
+            job.ring()
+            return True
 
     def reset(self, seed: int) -> np.ndarray:
         """Start over from context `seed % world.contexts`; returns its last picture, `uint8[H, W, 3]`.
@@ -133,31 +155,86 @@ class Session:
         every frame.
         """
         seed = check_seed(seed)
-        self._enter()
-        try:
-            if self._pending is not None:
-                self._pending.exception()  # waits; a commit that failed no longer matters
-            index = seed % self._seeds.count
-            window = self._build_context(index)
-            self._window.close()
-            self._pending, self._uncommitted = None, False
-            self._window = window
-            self._state = _State(seed, 0, ControllerState())
-            if self._record:
-                self.recording = Recording(self.spec.name, self.spec.version, seed)
-            picture: np.ndarray = self._seeds.frames[index, -1].copy()
+        runtime, history = self._runtime, self._past.maxlen or 0
+        with self._settled(commit=False):
+            parts = self._worker.call(lambda runner: runtime.context(runner, self.latency, seed, history))
+            picture = self._replace(*parts, self._controller)
+            if self.recording is not None:
+                self.recording = Recording.of(self.spec, seed)
             return picture
-        finally:
-            self._entered.release()
+
+    def snapshot(self) -> bytes:
+        """Everything that decides the session's future, for `restore` here, later or elsewhere.
+
+        Portable between processes and machines, versioned, bound to the world's files and protected by a
+        digest. On the same machine the restored session draws the same frames, bit for bit. Its size is that
+        of the window's keys and values, plus little.
+        """
+        with self._settled():
+            frames = self._runtime.cache.read(self._window.slots)
+            return snapshots.encode(self.spec, snapshots.Snapshot(self._state, self._controller, tuple(frames)))
+
+    def restore(self, snapshot: bytes) -> np.ndarray:
+        """Go on from a snapshot of the same world; returns its newest picture, `uint8[H, W, 3]`.
+
+        The controller comes with it, and the history of `rewind` starts anew. Raises `SnapshotError` if it is
+        damaged, of another world or of another version.
+        """
+        found = snapshots.decode(self.spec, snapshot)
+        with self._settled(commit=False):
+            shown = self._worker.call(lambda runner: runner.sampler.decode(found.state.latent))
+            window = self._runtime.window_of(found.frames, self._past.maxlen or 0)
+            picture = self._replace(window, found.state, shown, found.controller)
+            if self.recording is not None:
+                self.recording = Recording.of(self.spec, self.seed, self.tick, bytes(snapshot))
+            return picture
+
+    def rewind(self, ticks: int) -> np.ndarray:
+        """Undo the last `ticks` ticks; returns the picture the session is back at, `uint8[H, W, 3]`.
+
+        Raises `SessionError` for more ticks than the session keeps (`history` of `World.session`) or has made
+        since it was reset, restored or forked.
+        """
+        with self._settled():
+            limit = f"opened with history={self._past.maxlen}, the session can undo {len(self._past)} ticks now"
+            ticks = check_count("ticks", ticks, 0, len(self._past), limit)
+            state = self._past[-ticks] if ticks else self._state
+            shown: np.ndarray = self._worker.call(lambda runner: runner.sampler.decode(state.latent))
+            self._window.rewind(ticks)
+            self._state, self._newest = state, (state.tick, shown)
+            self._plan = self._planned(self._controller, self._state)
+            for _ in range(ticks):
+                self._past.pop()
+                if self.recording is not None:
+                    self.recording.decisions.pop()
+            picture: np.ndarray = shown.copy()
+            return picture
+
+    def fork(self, n: int = 1) -> list[Session]:
+        """`n` sessions that go on from here, each on its own. Copies no keys and values and starts no threads.
+
+        They have this session's seed and settings and an empty history: given the same actions and steps they
+        draw the same frames. Close them.
+        """
+        n = check_count("n", n, 1, 1 << 16)
+        with self._settled():
+            runtime, history, shown = self._runtime, self._past.maxlen or 0, self._newest[1]
+            branches = [
+                Session(runtime, window, self._state, self._controller, self.latency, self._on_miss, history, shown)
+                for window in runtime.cache.fork(self._window, n, history)
+            ]
+            if self.recording is not None:
+                for branch in branches:
+                    branch.recording = dataclasses.replace(self.recording, decisions=self.recording.decisions.copy())
+            return branches
 
     def close(self) -> None:
         """Give the slots back. Idempotent. Waits for a call in another thread to return."""
         with self._entered:
-            if self._closed:
-                return
-            self._closed = True
-            self._worker.shutdown(wait=True)
-            self._window.close()
+            if not self._closed:
+                self._closed = True
+                self._worker.drain()
+                self._window.close()
 
     def __enter__(self) -> Session:
         return self
@@ -167,6 +244,210 @@ class Session:
     ) -> None:
         self.close()
 
+    # A tick, on the caller's side.
+
+    def _step(self, action: Any, budget_ms: float | None, steps: int | None, started_ns: int) -> Tick:
+        spec = self.spec
+        encoded = spec.action_space.encode(action)
+        steps = None if steps is None else check_steps(steps, spec.schedule.steps)
+        budget_ms = spec.frame.period_ms if budget_ms is None else check_budget(budget_ms)
+        if self._late is not None:
+            tick, newest = self._state.tick + 1, self._newest
+            if not self._await_late(started_ns, budget_ms):
+                return self._stale("skipped", tick, newest, started_ns, budget_ms)
+        asked = (
+            spec.action_space.validate(action) if self.recording is not None else None
+        )  # may be reused by the caller
+        job = self._waiting = Job(encoded, asked, steps, budget_ms, self._plan.credit_ms, started_ns)
+        tick = self._state.tick
+        self._worker.post(partial(self._run, job))
+        try:
+            self._await(job)
+        except BaseException:
+            job.abandon()
+            raise
+        newest = self._newest  # before the question below, so that a tick that ends just now is not half seen
+        if job.leave():
+            self._waiting, self._late = None, job
+            return self._stale("repeated", tick, newest, started_ns, budget_ms, job.credit_ms)
+        if job.cancelled:
+            raise CancelledError(f"tick {tick} was cancelled")
+        if job.error is not None:
+            raise job.error
+        assert job.sample is not None
+        return self._report(job, job.sample)
+
+    def _await(self, job: Job) -> None:
+        """Wait for a tick, and be its watchdog: when the deadline comes, see to it that the call returns."""
+        if job.steps is not None or math.isinf(job.allowance_ms):
+            job.wait()
+            return
+        leave_ns = self._leave_ns(job.started_ns, job.allowance_ms)
+        reserve_ms = _INTERRUPT_MS + (self._costs.decode_ms or 0.0)
+        if self._controller.rescue and not job.wait(leave_ns - reserve_ms * NS_PER_MS):
+            job.cut_short()
+        if self._on_miss == "best_effort":
+            job.wait()
+        elif not job.wait(leave_ns) and self._on_miss == "raise" and not job.cancelled and job.abandon():
+            raise DeadlineError(f"tick {self.tick}: not ready within budget_ms = {job.budget_ms:g}; it was undone")
+
+    def _await_late(self, started_ns: int, budget_ms: float) -> bool:
+        """Wait for the tick that is still being drawn. False if it takes longer than this call has time."""
+        job = self._late
+        assert job is not None
+        self._cancelled = False
+        self._waiting = job
+        job.wait(self._leave_ns(started_ns, budget_ms), lambda: self._cancelled)
+        with self._cancelling:
+            self._waiting = None
+            if self._cancelled:
+                raise CancelledError("the call was cancelled while it waited for the tick before")
+        if not job.finished:
+            return False
+        self._late = None
+        self._check_late(job)
+        return True
+
+    def _leave_ns(self, started_ns: int, allowance_ms: float) -> float:
+        return started_ns + (allowance_ms - self._controller.guard_ms) * NS_PER_MS
+
+    def _report(self, job: Job, sample: Sample) -> Tick:
+        steps = len(sample.denoise_ms)
+        inside_ms = sum(sample.denoise_ms) + sample.abandoned_ms + sample.decode_ms
+        confidence = self.spec.calibration.confidence(steps, sample.logit)
+        total_ms = (perf_counter_ns() - job.started_ns) * MS_PER_NS
+        return Tick(
+            pixels=sample.pixels,
+            tick=sample.tick,
+            frame_tick=sample.tick,
+            steps=steps,
+            confidence=confidence,
+            threshold=job.plan.threshold if job.plan is not None else None,
+            stopped_by=sample.stopped_by,
+            budget_ms=job.budget_ms,
+            credit_ms=job.credit_ms,
+            slack_ms=job.allowance_ms - total_ms,
+            status="ok" if total_ms <= job.allowance_ms else "late",
+            latency_ms=LatencyMs(
+                wait=sample.wait_ms,
+                denoise=sample.denoise_ms,
+                abandoned=sample.abandoned_ms,
+                decode=sample.decode_ms,
+                sdk=total_ms - sample.wait_ms - inside_ms,
+                total=total_ms,
+            ),
+        )
+
+    def _stale(
+        self,
+        status: Status,
+        tick: int,
+        newest: tuple[int, np.ndarray],
+        started_ns: int,
+        budget_ms: float,
+        credit_ms: float = 0.0,
+    ) -> Tick:
+        """The newest finished frame instead of this tick's."""
+        next_tick, pixels = newest[0], newest[1].copy()
+        total_ms = (perf_counter_ns() - started_ns) * MS_PER_NS
+        return Tick(
+            pixels=pixels,
+            tick=tick,
+            frame_tick=next_tick - 1,
+            steps=0,
+            confidence=0.0,
+            threshold=None,
+            stopped_by="deadline",
+            budget_ms=budget_ms,
+            credit_ms=credit_ms,
+            slack_ms=budget_ms + credit_ms - total_ms,
+            status=status,
+            latency_ms=LatencyMs(wait=total_ms, denoise=(), abandoned=0.0, decode=0.0, sdk=0.0, total=total_ms),
+        )
+
+    # A tick, on the worker's side.
+
+    def _run(self, job: Job, runner: Runner) -> None:
+        """Make a tick, let its caller go, and do what can wait until then."""
+        if not job.start(runner.workspace):
+            return
+        try:
+            self._commit(runner)  # only if the one after the previous tick has failed
+            plan = job.plan = self._plan
+            sample = runner.sampler.run(
+                job, plan, self._window, self._state, self._controller, self._costs, self._worker.free_ns
+            )
+            recorded = digest(sample.pixels) if self.recording is not None else ""
+            if not job.finish(sample, lambda: self._take_over(job, sample, recorded)):
+                return
+        except Interrupted:
+            return
+        except Exception as error:
+            job.fail(error)
+            return
+        finally:
+            runner.workspace.resume()
+        # The caller shall go its way first. It was woken, but a thread that has slept long need not be put before
+        # one that computes: without this pause it was seen to wait for the whole commit.
+        sleep(_YIELD_S)
+        with suppress(Exception):  # the next tick tries again, and reports it
+            self._commit(runner)
+        self._learn(job, sample)
+        runner.sampler.prepare(self._window, self._state.seed, self._state.tick)
+
+    def _take_over(self, job: Job, sample: Sample, recorded: str) -> None:
+        """The tick is made: change the session. Everything that can fail has been done."""
+        assert job.plan is not None
+        state = self._state
+        self._past.append(state)
+        self._state = SessionState(state.seed, state.tick + 1, state.controller, job.action, sample.latent)
+        self._uncommitted = True
+        if job.credit_ms or self._controller.credit_ms:
+            self._observe(job, sample)  # at once: the next call begins with its credit
+        if self._on_miss == "repeat":
+            self._newest = (state.tick + 1, sample.pixels.copy())
+        if self.recording is not None:
+            decision = Decision(job.asked, len(sample.denoise_ms), job.plan.threshold, recorded)
+            self.recording.decisions.append(decision)
+
+    def _commit(self, runner: Runner) -> None:
+        """Put the newest frame into the window, if it is not there yet."""
+        if self._uncommitted:
+            cost_ns = runner.workspace.commit(self._window, self._state.latent, self._state.action)
+            self._uncommitted = False
+            self.latency.record("commit", cost_ns * MS_PER_NS)
+
+    def _learn(self, job: Job, sample: Sample) -> None:
+        """Enter the costs. An abandoned step's counts too, or only the fast ones would ever be seen."""
+        costs = sample.denoise_ms + ((sample.abandoned_ms,) if sample.abandoned_ms else ())
+        for step, cost_ms in enumerate(costs, 1):
+            self.latency.record("denoise", cost_ms, step)
+        self.latency.record("decode", sample.decode_ms)
+        self._costs = self.latency.costs(self._controller.quantile, self.spec.schedule.steps)
+        if not job.observed:
+            self._observe(job, sample)
+
+    def _observe(self, job: Job, sample: Sample) -> None:
+        """Let the controller see the tick, and plan the next."""
+        assert job.plan is not None
+        steps = len(sample.denoise_ms)
+        outcome = Outcome(
+            score=score(sample.logit),
+            steps=steps,
+            stopped_by=sample.stopped_by,
+            total_ms=job.total_ms,
+            budget_ms=job.budget_ms,
+            step_ms=sum(sample.denoise_ms) / steps,
+        )
+        job.observed = True
+        self._state = dataclasses.replace(self._state, controller=self._controller.observe(job.plan, outcome))
+        self._plan = self._planned(self._controller, self._state)
+
+    def _planned(self, controller: Controller, state: SessionState) -> Plan:
+        return controller.plan(state.controller, self.spec.calibration, self.spec.schedule.steps)
+
+    # Between ticks.
+
     def _enter(self) -> None:
         if not self._entered.acquire(blocking=False):
             raise SessionError("the session is in use by another thread")
@@ -174,81 +455,40 @@ class Session:
             self._entered.release()
             raise SessionError("the session is closed")
 
-    def _advance(self, request: Request) -> Tick:
-        """One tick. Changes the session only in `_finish`, after everything that can fail."""
-        wait_ms = self._settle()
-        sample = self._sampler.run(request, self._window, self._state.seed, self._state.tick)
-        self._finish(sample)
-        return self._report(request, sample, wait_ms)
-
-    def _finish(self, sample: Sample) -> None:
-        """Take over the new state. Nothing before this point has changed the session."""
-        state = self._state
-        controller_state = self.controller.observe(state.controller, sample.score)
-        next_state = _State(state.seed, state.tick + 1, controller_state)
-        self._uncommitted = True
-        self._pending = self._worker.submit(self._after_return, next_state)
-        self._state = next_state
-        for step, cost_ms in enumerate(sample.denoise_ms, 1):
-            self.latency.record("denoise", cost_ms, step)
-        self.latency.record("decode", sample.decode_ms)
-
-    def _report(self, request: Request, sample: Sample, wait_ms: float) -> Tick:
-        total_ms = (time.perf_counter_ns() - request.started_ns) * MS_PER_NS
-        inside_ms = sum(sample.denoise_ms) + sample.decode_ms
-        return Tick(
-            pixels=sample.pixels,
-            tick=self._state.tick - 1,
-            steps=len(sample.denoise_ms),
-            confidence=sample.confidence,
-            threshold=request.plan.threshold,
-            stopped_by=sample.stopped_by,
-            budget_ms=request.budget_ms,
-            slack_ms=request.budget_ms - total_ms,
-            status="ok" if total_ms <= request.budget_ms else "late",
-            latency_ms=LatencyMs(
-                wait=wait_ms,
-                denoise=sample.denoise_ms,
-                decode=sample.decode_ms,
-                sdk=total_ms - wait_ms - inside_ms,
-                total=total_ms,
-            ),
-        )
-
-    def _after_return(self, state: _State) -> None:
-        """What a tick leaves to the worker. Nothing else touches its buffers meanwhile."""
-        self._commit()
-        self._sampler.prepare(state.seed, state.tick)
-
-    def _commit(self) -> None:
-        """Put the workspace's clean frame into the window."""
-        cost_ns = self._workspace.commit(self._window)
-        self._uncommitted = False
-        self.latency.record("commit", cost_ns * MS_PER_NS)
-
-    def _settle(self) -> float:
-        """Wait until the previous tick is committed. Returns the milliseconds that took."""
-        if self._pending is None:
-            return 0.0
-        started = time.perf_counter_ns()
-        self._pending.exception()  # waits
-        if self._uncommitted:
-            self._commit()  # it failed; once more, as its inputs are still in place
-        self._pending = None
-        return (time.perf_counter_ns() - started) * MS_PER_NS
-
-    def _build_context(self, index: int) -> Window:
-        """A window filled with context `index`, oldest frame first."""
-        # Buffers of its own: if this fails, the session goes on with what is in its workspace.
-        workspace = Workspace(self._engine, self._cache)
-        latents = self._engine.encode(self._seeds.frames[index])
-        window = self._cache.window()
+    @contextmanager
+    def _settled(self, commit: bool = True) -> Iterator[None]:
+        """Hold the session with nothing under way and, if asked for, the newest frame in the window."""
+        self._enter()
         try:
-            for latent, action in zip(latents, self._seeds.actions[index], strict=True):
-                workspace.clean[0], workspace.action[0] = latent, action
-                workspace.look_at(window)
-                self.latency.record("commit", workspace.commit(window) * MS_PER_NS)
+            self._worker.drain()
+            late, self._late = self._late, None
+            if commit:
+                if late is not None:
+                    self._check_late(late)
+                if self._uncommitted:
+                    self._worker.call(self._commit)
+            yield
+        finally:
+            self._entered.release()
+
+    def _check_late(self, late: Job) -> None:
+        if late.error is not None:
+            raise EngineError(
+                f"tick {self.tick}, answered with 'repeated' before, has failed: {late.error}"
+            ) from late.error
+
+    def _replace(self, window: Window, state: SessionState, shown: np.ndarray, controller: Controller) -> np.ndarray:
+        """Go on from somewhere else; takes over the window, and returns the picture for the caller."""
+        try:
+            plan = self._planned(controller, state)
         except BaseException:
             window.close()
             raise
-        return window
+        self._window.close()
+        self._window, self._state, self._newest = window, state, (state.tick, shown)
+        self._controller, self._plan = controller, plan
+        self._costs = self.latency.costs(controller.quantile, self.spec.schedule.steps)
+        self._past.clear()
+        self._uncommitted = False
+        picture: np.ndarray = shown.copy()
+        return picture

@@ -8,6 +8,9 @@ made, so a spec in hand is a valid spec.
 from __future__ import annotations
 
 import bisect
+import functools
+import hashlib
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -204,6 +207,16 @@ class CalibrationSpec:
         for index, curve in enumerate(self.within_delta):
             inside = min(curve.value) >= 0 and max(curve.value) <= 1
             _check(inside, f"within_delta[{index}].value", "probabilities must lie in [0, 1]")
+        levels = [point.threshold for point in self.thresholds]
+        steps = [point.mean_steps for point in self.thresholds]
+        inside = all(0 <= level <= 1 for level in levels) and all(1 <= mean < math.inf for mean in steps)
+        _check(inside, "thresholds", "thresholds must lie in [0, 1], mean_steps must be at least 1")
+        rising = sorted(set(levels)) == levels and sorted(steps) == steps
+        _check(rising, "thresholds", "thresholds must rise strictly, and mean_steps must not fall")
+
+    def confidence(self, step: int, logit: float) -> float:
+        """Calibrated confidence after step `step`, from the head's output; 1 after the last step."""
+        return self.within_delta[step - 1](logit) if step <= len(self.within_delta) else 1.0
 
 
 @dataclass(frozen=True)
@@ -268,6 +281,18 @@ class WorldSpec:
         for graph, file in self.graphs.items():
             _check(graph in REQUIRED_GRAPHS + OPTIONAL_GRAPHS, f"graphs.{graph}", "unknown field")
             _check(file in self.files, f"graphs.{graph}", f"{file!r} is not listed in files")
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """BLAKE2b-128, as hexadecimal text, of all that decides how frames are drawn.
+
+        That is the digests of the package's files but its texts (`*.md`), and what this spec says about the
+        generator. Worlds with the same fingerprint draw the same frames from the same seed, actions and steps.
+        """
+        files = sorted((name, entry.sha256) for name, entry in self.files.items() if not name.endswith(".md"))
+        generator = [strict_json.encode(part) for part in (self.latent, self.cache, self.schedule, self.graphs)]
+        text = json.dumps([files, generator, strict_json.tagged(self.action_space)], sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     @classmethod
     def from_json(cls, text: str | bytes, source: str = SPEC_FILE) -> WorldSpec:

@@ -7,48 +7,65 @@ from typing import Literal, TypedDict
 
 import numpy as np
 
-Status = Literal["ok", "late"]
-"""`ok`: returned within the budget. `late`: the frame is complete, but the call outlasted its budget."""
+Status = Literal["ok", "late", "repeated", "skipped"]
+"""What the caller got, and when.
 
-StoppedBy = Literal["confidence", "budget", "ceiling", "request"]
+`ok`        this tick's frame, within the budget
+`late`      this tick's frame, but the call outlasted its budget
+`repeated`  the newest finished frame, because this tick's was not ready in time. The tick goes on in the
+            background and what it draws is the next tick's past
+`skipped`   as `repeated`, but the tick before was itself still being drawn: this action was not taken in, and
+            the world did not move. The two last are only given by sessions with `on_miss="repeat"`
+"""
+
+StoppedBy = Literal["confidence", "budget", "ceiling", "request", "deadline"]
 """Why no further denoising step was run: the confidence sufficed, the next step did not fit the budget, the
-policy's or the schedule's last step was reached, or the caller had asked for exactly this many."""
+policy's or the schedule's last step was reached, the caller had asked for exactly this many, or the deadline
+came while a step was running: then it was abandoned, and the frame is that of the step before."""
 
 
 class LatencyMs(TypedDict):
     """Where the time of one tick went, in milliseconds. The stages add up to `total`."""
 
     wait: float
-    """Waiting for the previous tick's commit, which runs after its frame was returned."""
+    """Until the worker was free for this tick: the previous tick's commit runs after its frame was returned."""
     denoise: tuple[float, ...]
-    """Inside the engine, one value per denoising step."""
+    """Inside the engine, one value per finished denoising step."""
+    abandoned: float
+    """Inside the engine, on a step that the deadline cut short; almost always 0."""
     decode: float
     """Inside the engine."""
     sdk: float
-    """Everything else: validation, noise, decisions, making this object."""
+    """Everything else: validation, handing over to the worker and back, decisions, making this object."""
     total: float
     """From call to return."""
 
 
 @dataclass(frozen=True, eq=False)
 class Tick:
-    """One finished frame and how it came to be."""
+    """What one call of `Session.step` came to."""
 
     pixels: np.ndarray
     """`uint8[height, width, 3]`, RGB. Freshly allocated: the caller owns it and may write to it."""
     tick: int
     """Index of this tick since reset, from 0."""
+    frame_tick: int
+    """The tick whose frame `pixels` is; -1 for the picture that the session started from. Equal to `tick`
+    unless `status` is `repeated` or `skipped`."""
     steps: int
-    """Denoising steps taken."""
+    """Denoising steps taken; 0 while they are not known (`repeated`, `skipped`)."""
     confidence: float
     """Calibrated probability that this frame is within the world's `delta` of the full schedule's frame; 1.0
-    after the full schedule. The paper's policy judges by the uncalibrated head instead, but this field means
-    the same there."""
+    after the full schedule; 0.0 where no frame was made. The paper's policy judges by the uncalibrated head
+    instead, but this field means the same there."""
     threshold: float | None
     """Confidence at which the tick would stop; None where the policy has no threshold."""
     stopped_by: StoppedBy
     budget_ms: float
+    """As asked for."""
+    credit_ms: float
+    """What the controller allowed on top, from the savings of earlier ticks; 0 unless it was told to."""
     slack_ms: float
-    """Budget left at return; negative when late."""
+    """Budget and credit left at return; negative when late."""
     status: Status
     latency_ms: LatencyMs

@@ -6,15 +6,24 @@ import dataclasses
 import os
 import threading
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from .arguments import check_threads
+from .arguments import check_count, check_seed, check_threads
 from .controller import Controller
 from .engine import Engine
+from .errors import SessionError
 from .frame_cache import FrameCache
+from .latency import LatencyModel
 from .package import Package, open_package
+from .recording import Recording
+from .runner import Lease
+from .runtime import Runtime
 from .seeds import load_seeds
-from .session import Session
+from .session import ON_MISS, OnMiss, Session
 from .spec import SEEDS_FILE, WorldSpec
+
+if TYPE_CHECKING:
+    from .doctor import Diagnosis
 
 
 def load_world(path_or_name: str | os.PathLike[str] | None = None, *, threads: int | None = None) -> World:
@@ -43,9 +52,9 @@ class World:
         self._threads = check_threads(threads)
         self._seeds = load_seeds(package.path(SEEDS_FILE), package.spec)
         self._cache = FrameCache(package.spec.cache)
-        self._engines: dict[int | None, Engine] = {}
+        self._runtimes: dict[int | None, Runtime] = {}
         self._loading = threading.Lock()
-        self._engine(self._threads)
+        self._runtime(self._threads)
 
     def session(
         self,
@@ -54,7 +63,10 @@ class World:
         threshold: float | None = None,
         max_steps: int | None = None,
         controller: Controller | None = None,
+        on_miss: OnMiss = "best_effort",
+        history: int = 0,
         threads: int | None = None,
+        diagnosis: Diagnosis | None = None,
         record: bool = False,
     ) -> Session:
         """Open a session that starts from `seed`.
@@ -62,16 +74,37 @@ class World:
         threshold    confidence in [0, 1] that is good enough; None for the controller's or world's default
         max_steps    ceiling of denoising steps per tick; None for the controller's or the schedule's
         controller   how steps are allocated; `threshold` and `max_steps` override its own
+        on_miss      what a tick does whose first denoising step is not ready in time. `best_effort`: it waits for
+                     it, and `status` is `late`. `repeat`: it returns on time, with the newest finished frame and
+                     `status` `repeated`, and goes on in the background; its frame is the next tick's past.
+                     `raise`: it is undone and raises `DeadlineError`, on time
+        history      ticks that `Session.rewind` can undo; each keeps one slot of the frame cache
         threads      threads per graph; None for the world's. Sessions with the same number share graphs
+        diagnosis    what `dsa doctor` found out about this machine: costs, so that the first ticks are judged as
+                     well as the later ones, and its advice on threads and guard where none is given
         record       keep every decision in `session.recording`, for replay. Grows with every tick
         """
+        seed, history = check_seed(seed), check_count("history", history, 0, 1 << 20)
+        if on_miss not in ON_MISS:
+            raise SessionError(f"on_miss: expected one of {', '.join(ON_MISS)}, got {on_miss!r}")
+        latency = LatencyModel()
+        if diagnosis is not None:
+            diagnosis.check(self.spec)
+            latency.prime(diagnosis.costs)
+            threads = threads or self._threads or diagnosis.threads
+            controller = controller or Controller(guard_ms=diagnosis.guard_ms)
         controller = controller or Controller()
         if threshold is not None:
             controller = dataclasses.replace(controller, threshold=threshold)
         if max_steps is not None:
             controller = dataclasses.replace(controller, max_steps=max_steps)
-        engine = self._engine(self._threads if threads is None else check_threads(threads))
-        return Session(engine, self._cache, self._seeds, seed, controller, record)
+        runtime = self._runtime(self._threads if threads is None else check_threads(threads))
+        parts = Lease(runtime.runners).call(lambda runner: runtime.open(runner, latency, seed, history))
+        window, state, picture = parts
+        session = Session(runtime, window, state, controller, latency, on_miss, history, picture)
+        if record:
+            session.recording = Recording.of(self.spec, seed)
+        return session
 
     @property
     def contexts(self) -> int:
@@ -79,7 +112,9 @@ class World:
         return self._seeds.count
 
     def close(self) -> None:
-        """Remove what loading unpacked. Idempotent; close the sessions first."""
+        """End the worker threads and remove what loading unpacked. Idempotent; close the sessions first."""
+        for runtime in self._runtimes.values():
+            runtime.close()
         self._package.close()
 
     def __enter__(self) -> World:
@@ -90,8 +125,8 @@ class World:
     ) -> None:
         self.close()
 
-    def _engine(self, threads: int | None) -> Engine:
+    def _runtime(self, threads: int | None) -> Runtime:
         with self._loading:
-            if threads not in self._engines:
-                self._engines[threads] = Engine(self._package, threads)
-            return self._engines[threads]
+            if threads not in self._runtimes:
+                self._runtimes[threads] = Runtime(Engine(self._package, threads), self._cache, self._seeds)
+            return self._runtimes[threads]

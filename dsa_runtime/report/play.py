@@ -54,9 +54,10 @@ class Play:
         return np.array([tick.status != "ok" for tick in self.ticks])
 
     def stage_ms(self, stage: str) -> np.ndarray:
-        """`float64[ticks]`, the cost of a stage ("denoise": of all steps together) or "total"."""
+        """`float64[ticks]`, the cost of a stage ("denoise": of all steps, an abandoned one too) or "total"."""
         if stage == "denoise":
-            return np.array([sum(tick.latency_ms["denoise"]) for tick in self.ticks], np.float64)
+            costs = [sum(tick.latency_ms["denoise"]) + tick.latency_ms["abandoned"] for tick in self.ticks]
+            return np.array(costs, np.float64)
         values: list[Any] = [dict(tick.latency_ms)[stage] for tick in self.ticks]
         return np.array(values, np.float64)
 

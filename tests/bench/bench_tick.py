@@ -10,12 +10,11 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from dsa_runtime.commands import bench
+from tests.bench.provenance import commit
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,19 +32,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     print(json.dumps(line, allow_nan=False))
     return 0
-
-
-def commit() -> str:
-    """The checked-out commit, with "+" if the source was changed since; "unknown" outside a checkout."""
-
-    def git(*command: str) -> str:
-        root = Path(__file__).parent
-        return subprocess.run(["git", *command], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 if __name__ == "__main__":

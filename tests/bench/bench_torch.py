@@ -22,7 +22,7 @@ import numpy as np
 
 from dsa_runtime import WorldSpec, load_world
 from dsa_runtime.commands.machine import describe_machine, version
-from tests.bench.bench_tick import commit
+from tests.bench.provenance import commit
 
 BLOCKS = 6
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
 from dsa_runtime import ActionError, BudgetError, EngineError, Session, SessionError, World
+from dsa_runtime.engine import Workspace
+from tests.stages import patch_stage, settle
 
 ACTIONS = [0, 1, 3, 2, 2, 0]
 
@@ -30,19 +32,14 @@ def expected(tiny_world: World) -> list[np.ndarray]:
         return play(undisturbed)
 
 
-def fail_once(session: Session, monkeypatch: pytest.MonkeyPatch, method: str, after: int = 0) -> None:
+def fail_once(monkeypatch: pytest.MonkeyPatch, stage: str, after: int = 0) -> None:
     """Let one run of a stage fail, as ONNX Runtime would; runs before and after it are real."""
-    real: Callable[..., Any] = getattr(session._workspace, method)
-    calls = 0
 
-    def failing(*arguments: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == after + 1:
-            raise EngineError(f"{method}: made to fail")
-        return real(*arguments)
+    def fail(_: Workspace, count: int) -> None:
+        if count == after + 1:
+            raise EngineError(f"{stage}: made to fail")
 
-    monkeypatch.setattr(session._workspace, method, failing)
+    patch_stage(monkeypatch, stage, fail)
 
 
 @pytest.mark.parametrize("method", ["denoise", "decode"])
@@ -51,15 +48,15 @@ def test_a_failing_stage_changes_nothing(
     session: Session, expected: list[np.ndarray], monkeypatch: pytest.MonkeyPatch, method: str, after: int
 ) -> None:
     frames = play(session, ACTIONS[:2])
-    used = session._cache.used
-    fail_once(session, monkeypatch, method, after)
+    used = session._runtime.cache.used
+    fail_once(monkeypatch, method, after)
     if method == "decode" and after:
         frames += play(session, ACTIONS[2:3])
     with pytest.raises(EngineError, match="made to fail"):
         session.step(3, math.inf, steps=4)
     assert session.tick == len(frames)
-    session._settle()
-    assert session._cache.used == used
+    settle(session)
+    assert session._runtime.cache.used == used
     frames += play(session, ACTIONS[len(frames) :])
     np.testing.assert_array_equal(frames, expected)
 
@@ -68,13 +65,13 @@ def test_a_failed_commit_is_repeated_by_the_next_step(
     session: Session, expected: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frames = play(session, ACTIONS[:2])
-    session._settle()
-    used = session._cache.used
-    fail_once(session, monkeypatch, "commit")
+    settle(session)
+    used = session._runtime.cache.used
+    fail_once(monkeypatch, "commit")
     frames += play(session, ACTIONS[2:])
-    session._settle()
+    settle(session)
     np.testing.assert_array_equal(frames, expected)
-    assert session._cache.used == used
+    assert session._runtime.cache.used == used
 
 
 def test_a_commit_that_keeps_failing_is_an_error_and_can_be_tried_again(
@@ -84,7 +81,7 @@ def test_a_commit_that_keeps_failing_is_an_error_and_can_be_tried_again(
         raise EngineError("commit: broken")
 
     with monkeypatch.context() as patch:
-        patch.setattr(session._workspace, "commit", broken)
+        patch.setattr(Workspace, "commit", broken)
         frames = play(session, ACTIONS[:1])
         for _ in range(3):
             with pytest.raises(EngineError, match="commit: broken"):
@@ -97,25 +94,25 @@ def test_a_commit_that_keeps_failing_is_an_error_and_can_be_tried_again(
 def test_a_real_failure_inside_onnx_runtime(session: Session, expected: list[np.ndarray]) -> None:
     """A table that points far outside the pool: Gather refuses, and the next tick is right again."""
     frames = play(session, ACTIONS[:2])
-    session._settle()
-    slots = session._window._holding.slots
-    session._window._holding.slots = (10**6, *slots[1:])
+    settle(session)
+    slots = session._window._slots
+    session._window._slots = (10**6, *slots[1:])
     with pytest.raises(EngineError, match=r"denoise: .*indices"):
         session.step(3)
-    session._window._holding.slots = slots
+    session._window._slots = slots
     frames += play(session, ACTIONS[2:])
     np.testing.assert_array_equal(frames, expected)
 
 
 def test_a_confidence_that_is_no_number(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = session._workspace.denoise
+    real = Workspace.denoise
 
-    def poisoned() -> int:
-        cost = real()
-        session._workspace.logit[0] = np.nan
+    def poisoned(workspace: Workspace, step: int) -> int:
+        cost = real(workspace, step)
+        workspace.logits[step - 1] = np.nan
         return cost
 
-    monkeypatch.setattr(session._workspace, "denoise", poisoned)
+    monkeypatch.setattr(Workspace, "denoise", poisoned)
     with pytest.raises(EngineError, match="confidence logit of step 1 is nan"):
         session.step(0)
     assert session.tick == 0
@@ -150,12 +147,12 @@ def test_bad_step_counts(session: Session, steps: Any) -> None:
 
 @pytest.mark.parametrize("seed", [-1, 2**64, math.nan, 1.0, None, "7", True])
 def test_bad_seeds(tiny_world: World, session: Session, expected: list[np.ndarray], seed: Any) -> None:
-    used = session._cache.used
+    used = session._runtime.cache.used
     with pytest.raises(SessionError, match=r"^seed: "):
         tiny_world.session(seed)
     with pytest.raises(SessionError, match=r"^seed: "):
         session.reset(seed)
-    assert session._cache.used == used
+    assert session._runtime.cache.used == used
     np.testing.assert_array_equal(play(session), expected)
 
 
@@ -163,21 +160,21 @@ def test_a_reset_that_fails_leaves_the_session_playing(
     session: Session, expected: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frames = play(session, ACTIONS[:3])
-    session._settle()
-    used = session._cache.used
+    settle(session)
+    used = session._runtime.cache.used
 
     def broken(*_: Any) -> Any:
         raise EngineError("encode: broken")
 
     with monkeypatch.context() as patch:
-        patch.setattr(session._engine, "encode", broken)
+        patch.setattr(session._runtime.engine, "encode", broken)
         with pytest.raises(EngineError):
             session.reset(1)
     with monkeypatch.context() as patch:
         patch.setattr("dsa_runtime.engine.Workspace.commit", broken)
         with pytest.raises(EngineError):
             session.reset(1)
-    assert (session.tick, session.seed, session._cache.used) == (3, 7, used)
+    assert (session.tick, session.seed, session._runtime.cache.used) == (3, 7, used)
     frames += play(session, ACTIONS[3:])
     np.testing.assert_array_equal(frames, expected)
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from dsa_runtime import frame_cache
 from dsa_runtime.frame_cache import FrameCache, Window
 from dsa_runtime.spec import CacheSpec
 
@@ -185,6 +189,182 @@ def test_growth_waits_for_a_write_in_progress() -> None:
     window.push(slot)
     assert cache.capacity > 4
     assert frames(window) == [5.0]
+
+
+def test_many_branches_at_once_share_every_slot() -> None:
+    cache = make_cache(window=3)
+    parent = cache.window()
+    for value in range(3):
+        push(parent, float(value))
+    pools, before = cache.pools, [pool.copy() for pool in cache.pools]
+    branches = cache.fork(parent, 64)
+    assert len({id(branch) for branch in branches}) == 64
+    assert {branch.slots for branch in branches} == {parent.slots}
+    assert cache.used == 3
+    assert cache.pools is pools
+    assert all(np.array_equal(*pair) for pair in zip(pools, before, strict=True))
+    parent.close()
+    for index, branch in enumerate(branches):
+        push(branch, 100.0 + index)
+    assert [frames(branch) for branch in branches] == [[1.0, 2.0, 100.0 + index] for index in range(64)]
+    assert cache.used == 2 + 64
+    for branch in branches[1:]:
+        branch.close()
+    assert cache.used == 3
+    assert frames(branches[0]) == [1.0, 2.0, 100.0]
+
+
+def test_forking_reserves_for_all_branches_at_once() -> None:
+    cache = make_cache(window=3, capacity=4)
+    parent = cache.window()
+    for value in range(3):
+        push(parent, float(value))
+    branches = cache.fork(parent, 10, history=2)
+    pools = cache.pools
+    assert cache.capacity >= 4 + 10 * 6
+    for value in range(9):
+        for branch in (parent, *branches):
+            push(branch, float(value))
+    assert cache.pools is pools  # no tick grows them
+    assert cache.used == 3 + 10 * 5
+
+
+def test_no_branches() -> None:
+    cache = make_cache(window=3, capacity=4)
+    assert cache.fork(cache.window(), 0) == []
+    assert cache.capacity == 4
+
+
+def test_dropped_branches_give_their_slots_back() -> None:
+    cache = make_cache(window=3, capacity=64)
+    parent = cache.window()
+    push(parent, 0.0)
+    branches = cache.fork(parent, 15)
+    for branch in branches:
+        push(branch, 1.0)
+    assert cache.used == 16
+    del branches, branch
+    gc.collect()
+    assert cache.used == 1
+    cache.fork(parent, 15)
+    assert cache.capacity == 64
+
+
+def test_branches_that_do_not_fit_leave_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = make_cache(window=3, capacity=8)
+    parent = cache.window()
+    push(parent, 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(frame_cache.np, "zeros", no_memory)
+        with pytest.raises(MemoryError):
+            cache.fork(parent, 64)
+        cache.fork(parent, 1)[0].close()  # this one needs no memory: the reservation was taken back
+    parent.close()
+    assert (cache.capacity, cache.used) == (8, 0)
+
+
+def no_memory(*_: Any, **__: Any) -> None:
+    raise MemoryError
+
+
+def test_a_window_goes_back_as_far_as_its_history() -> None:
+    cache = make_cache(window=3, sink=1, capacity=3 + 1 + 4)
+    window = cache.window(history=4)
+    seen = []
+    for value in range(20):
+        push(window, float(value))
+        seen.append(frames(window))
+    for back in (0, 1, 3):  # in all as many as it keeps
+        window.rewind(back)
+        del seen[len(seen) - back :]
+        assert frames(window) == seen[-1]
+    assert cache.used == 3
+    for value in range(50):  # and goes on from there within what was reserved
+        push(window, 100.0 + value)
+    assert frames(window) == [0.0, 148.0, 149.0]
+    assert (cache.capacity, cache.used) == (8, 7)
+    window.close()
+    assert cache.used == 0
+
+
+def test_a_branch_does_not_lose_what_its_parent_takes_back() -> None:
+    cache = make_cache(window=3)
+    parent = cache.window(history=5)
+    for value in range(6):
+        push(parent, float(value))
+    (branch,) = cache.fork(parent, 1)
+    parent.rewind(3)
+    for value in range(20):
+        push(parent, 100.0 + value)
+    assert frames(branch) == [3.0, 4.0, 5.0]
+    del parent
+    gc.collect()
+    assert cache.used == 3
+
+
+def test_slots_are_read_and_written_as_a_whole() -> None:
+    cache = make_cache(window=3, capacity=8)
+    rng = np.random.default_rng(0)
+    source = [rng.normal(size=(3, *cache.spec.slot_shape)).astype(np.float32) for _ in cache.pools]
+    cache.allocate()
+    slots = [cache.allocate() for _ in range(3)][::-1]
+    cache.write(slots, source)
+    copies = cache.read(slots)
+    for copy, array, pool in zip(copies, source, cache.pools, strict=True):
+        np.testing.assert_array_equal(copy, array)
+        np.testing.assert_array_equal(pool[slots[0]], array[0])
+        assert not pool[0].any()  # the slots beside were left alone
+        assert not np.shares_memory(copy, pool)
+
+
+def test_the_first_pools_are_measured_by_address_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    session_bytes = make_cache(window=3, capacity=4).slot_bytes * 4
+    assert make_cache(window=3).capacity == 256 * 4
+    monkeypatch.setattr(frame_cache, "_FIRST_BYTES", 20 * session_bytes + 1)
+    assert make_cache(window=3).capacity == 20 * 4
+    monkeypatch.setattr(frame_cache, "_FIRST_BYTES", 1)
+    assert make_cache(window=3).capacity == 8 * 4
+
+
+def test_where_address_space_is_scarce_the_first_pools_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = np.zeros
+
+    def scarce(shape: Any, dtype: Any) -> np.ndarray:
+        if shape[0] > 8 * 4:
+            raise MemoryError
+        return real(shape, dtype)
+
+    monkeypatch.setattr(frame_cache.np, "zeros", scarce)
+    assert make_cache(window=3).capacity == 8 * 4
+    with pytest.raises(MemoryError):
+        make_cache(window=3, capacity=100)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_unwritten_slots_take_no_memory() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    before = resident()
+    cache = FrameCache(CacheSpec(4, 4, 64, 64, 4, 0, 2, 100.0), capacity=1024)  # 512 MiB
+    windows = [cache.window() for _ in range(3)]
+    for window in windows:
+        for value in range(9):
+            push(window, float(value))
+    pools = cache.pools
+    cache.reserve(1024)
+    assert cache.pools is not pools  # grown to 1 GiB
+    assert resident() - before < 128 << 20
+
+
+def test_growing_leaves_free_slots_zero() -> None:
+    cache = make_cache(window=3, capacity=8)
+    kept, freed = cache.window(), cache.window()
+    slot = push(kept, 1.0)
+    stale = push(freed, 2.0)
+    freed.close()
+    cache.reserve(100)
+    assert all((pool[slot] == 1.0).all() and not pool[stale].any() for pool in cache.pools)
 
 
 @pytest.mark.parametrize("seed", range(3))

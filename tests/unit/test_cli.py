@@ -62,7 +62,7 @@ def fails(result: tuple[int, str, str], *words: str) -> None:
 def test_without_arguments_it_prints_help(dsa: Run) -> None:
     status, out, err = dsa()
     assert (status, err) == (0, "")
-    for command in ("demo", "bench", "info", "verify"):
+    for command in ("demo", "bench", "doctor", "replay", "info", "verify"):
         assert f"\n    {command}" in out
 
 
@@ -70,7 +70,7 @@ def test_version(dsa: Run) -> None:
     assert dsa("--version") == (0, f"dsa-runtime {dsa_runtime.__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", ["demo", "bench", "info", "verify"])
+@pytest.mark.parametrize("command", ["demo", "bench", "doctor", "replay", "info", "verify"])
 def test_every_command_has_help(dsa: Run, command: str) -> None:
     status, out, _ = dsa(command, "--help")
     assert status == 0

@@ -37,14 +37,16 @@ def make_tick(
     return Tick(
         pixels=pixels,
         tick=index,
+        frame_tick=index,
         steps=steps,
         confidence=1.0 if steps == SCHEDULE else 0.4 + 0.1 * steps,
         threshold=threshold,
         stopped_by="ceiling" if steps == SCHEDULE else "confidence",
         budget_ms=budget_ms,
+        credit_ms=0.0,
         slack_ms=budget_ms - total,
         status="late" if late else "ok",
-        latency_ms=LatencyMs(wait=2.0, denoise=denoise, decode=decode, sdk=0.5, total=total),
+        latency_ms=LatencyMs(wait=2.0, denoise=denoise, abandoned=0.0, decode=decode, sdk=0.5, total=total),
     )
 
 

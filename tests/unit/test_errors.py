@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import pytest
 
-from dsa_runtime import ActionError, BudgetError, DsaError, EngineError, SessionError, WorldError
+from dsa_runtime import (
+    ActionError,
+    BudgetError,
+    CancelledError,
+    DeadlineError,
+    DiagnosisError,
+    DsaError,
+    EngineError,
+    RecordingError,
+    SessionError,
+    SnapshotError,
+    WorldError,
+)
 
 
 @pytest.mark.parametrize(
     ("error", "builtin"),
     [
         (WorldError, ValueError), (ActionError, ValueError), (BudgetError, ValueError),
-        (SessionError, RuntimeError), (EngineError, RuntimeError),
+        (SessionError, RuntimeError), (EngineError, RuntimeError), (DeadlineError, TimeoutError),
+        (CancelledError, Exception), (SnapshotError, ValueError), (RecordingError, ValueError),
+        (DiagnosisError, ValueError),
     ],
 )  # fmt: skip
 def test_every_error_has_the_root_and_a_builtin_type(error: type[Exception], builtin: type[Exception]) -> None:

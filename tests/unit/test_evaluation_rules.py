@@ -11,8 +11,8 @@ pytest.importorskip("matplotlib")
 
 import torch
 
-from dsa_runtime.controller import Controller, ControllerState
-from dsa_runtime.spec import Curve
+from dsa_runtime.controller import Controller, ControllerState, Outcome
+from dsa_runtime.spec import CalibrationSpec, Curve
 from exporters.evaluation.allocation import between_fixed
 from exporters.evaluation.interval import interval, per_case, share
 from exporters.evaluation.playing import TickView
@@ -48,8 +48,8 @@ def test_the_confidence_rule_decides_as_the_runtime_does(threshold):
     tick, table = view(64), calibration((-1.0, 1.0), (-0.5, 0.5), (0.0, 2.0))
     steps = ConfidencePolicy(threshold, table["within_delta"])(tick)
     controller = Controller(threshold=threshold)
-    plan = controller.plan(ControllerState(), 0.5, 4)
-    curves = [Curve(tuple(curve["logit"]), tuple(curve["value"])) for curve in table["within_delta"]]
+    curves = tuple(Curve(tuple(curve["logit"]), tuple(curve["value"])) for curve in table["within_delta"])
+    plan = controller.plan(ControllerState(), CalibrationSpec(1.0, "grey level", 0.5, curves, curves, ()), 4)
     for row in range(64):
         logits = [float(estimate.logit[row]) for estimate in tick.estimates]
         step = 1
@@ -60,18 +60,21 @@ def test_the_confidence_rule_decides_as_the_runtime_does(threshold):
 
 def test_the_papers_rule_decides_as_the_runtime_does():
     rule, controller = PaperPolicy(), Controller(policy="paper")
+    curves = (Curve((0.0,), (0.5,)),) * 3
+    table = CalibrationSpec(1.0, "grey level", 0.5, curves, curves, ())
     states = [ControllerState()] * 16
     for number in range(6):
         tick = view(16, seed=number)
         steps = rule(tick)
         for row in range(16):
-            plan = controller.plan(states[row], 0.5, 4)
+            plan = controller.plan(states[row], table, 4)
             scores = [float(estimate.logit[row].sigmoid()) for estimate in tick.estimates]
             step = 1
             while step < 4 and controller.wants_more(plan, step, 0.0, scores[step - 1]):
                 step += 1
             assert steps[row] == step
-            states[row] = controller.observe(states[row], scores[step - 1])
+            outcome = Outcome(scores[step - 1], step, "confidence", 1.0, 2.0, 1.0)
+            states[row] = controller.observe(plan, outcome)
 
 
 def test_random_and_motion_keep_the_shares_of_every_tick():

@@ -10,8 +10,9 @@ import dsa_runtime
 
 PUBLIC = {
     "load_world", "World", "bundled_worlds", "WorldSpec", "Discrete", "MultiBinary", "Box", "Session",
-    "Controller", "Tick", "DsaError", "WorldError", "ActionError", "BudgetError", "SessionError",
-    "EngineError", "__version__",
+    "Controller", "Tick", "Recording", "Diagnosis", "DsaError", "WorldError", "ActionError", "BudgetError",
+    "SessionError", "EngineError", "DeadlineError", "CancelledError", "SnapshotError", "RecordingError",
+    "DiagnosisError", "__version__",
 }  # fmt: skip
 
 PLAY_WITHOUT_TRAINING_LIBRARIES = """

@@ -13,6 +13,7 @@ import pytest
 from dsa_runtime import Controller, Session, World
 from dsa_runtime.noise import noise
 from dsa_runtime.recording import digest
+from tests.stages import settle
 from tests.tiny_world import LEVELS, WINDOW
 
 ACTIONS = [0, 1, 3, 2, 2, 0, 1, 1]
@@ -70,10 +71,9 @@ def test_reset_gives_a_copy_of_the_picture(tiny_world: World) -> None:
 def test_the_first_frame_follows_the_documented_arithmetic(tiny_world: World) -> None:
     """x_1 = noise; x_k = (1 - t_k) * clean + t_k * noise_k, all keyed by (seed, tick, step)."""
     with tiny_world.session(3) as session:
-        workspace = session._workspace
-        shape, table = workspace.latent.shape, workspace.slot_table.copy()
+        shape, table = (1, *tiny_world.spec.latent.shape), np.array([session._window.slots], np.int32)
         frame = session.step(2, NO_LIMIT, steps=3).pixels
-        graphs, pools = session._engine.graphs, session._cache.pools
+        graphs, pools = session._runtime.engine.graphs, session._runtime.cache.pools
         inputs = {
             "action": np.eye(4, dtype=np.float32)[[2]],
             "slot_age": np.array([[3, 2, 1]], np.int32), "slot_table": table,
@@ -104,7 +104,7 @@ def test_the_window_slides_over_the_context_and_then_over_the_play(tiny_world: W
         seen = []
         for action in ACTIONS:
             session.step(action)
-            session._settle()
+            settle(session)
             seen.append(session._window.slots)
     for before, after in itertools.pairwise(seen):
         assert len(after) == WINDOW
@@ -116,20 +116,23 @@ def test_committed_keys_and_values_are_in_the_slot(tiny_world: World) -> None:
     """The commit is bound straight to pool memory: its result is in the new slot and nowhere else."""
     with tiny_world.session(0) as session:
         session.step(0)
-        session._settle()
-        before = [pool.copy() for pool in session._cache.pools]
+        settle(session)
+        before, table = (
+            [pool.copy() for pool in session._runtime.cache.pools],
+            np.array([session._window.slots], np.int32),
+        )
         session.step(1)
         feeds = {
-            "latent": session._workspace.clean.copy(), "level": np.array([0.0], np.float32),
-            "action": np.eye(4, dtype=np.float32)[[1]], "slot_table": session._workspace.slot_table.copy(),
-            "slot_age": session._workspace.slot_age.copy(),
+            "latent": session._state.latent[np.newaxis], "level": np.array([0.0], np.float32),
+            "action": np.eye(4, dtype=np.float32)[[1]], "slot_table": table,
+            "slot_age": np.array([[3, 2, 1]], np.int32),
             **{f"{('key', 'value')[i % 2]}_pool_{i // 2}": pool for i, pool in enumerate(before)},
         }  # fmt: skip
         names = ["key_0", "value_0", "key_1", "value_1"]
-        expected = session._engine.graphs["commit"].run(names, feeds)
-        session._settle()
+        expected = session._runtime.engine.graphs["commit"].run(names, feeds)
+        settle(session)
         newest = session._window.slots[-1]
-        for pool, old, new in zip(session._cache.pools, before, expected, strict=True):
+        for pool, old, new in zip(session._runtime.cache.pools, before, expected, strict=True):
             np.testing.assert_array_equal(pool[newest], new[0])
             others = np.arange(len(pool)) != newest
             np.testing.assert_array_equal(pool[others], old[others])
@@ -166,6 +169,7 @@ def test_the_budget_caps_the_steps_by_measured_cost(tiny_world: World) -> None:
         for step in range(1, 5):
             for _ in range(300):
                 session.latency.record("denoise", 1000.0, step)  # as if a step took a second
+        session.step(0)  # costs are looked up between ticks
         assert session.step(0, 900.0).stopped_by == "budget"
         assert session.step(0, 1e5).steps == 4
 
@@ -252,18 +256,18 @@ def test_latency_is_known_from_the_first_tick_on(tiny_world: World) -> None:
 
 def test_the_session_never_grows(tiny_world: World) -> None:
     with tiny_world.session(0) as session:
-        cache = session._cache
+        cache = session._runtime.cache
         pools, used = cache.pools, cache.used
         for number in range(500):
             session.step(number % 4)
-        session._settle()
+        settle(session)
         assert cache.pools is pools
         assert cache.used == used
 
 
 def test_closing_gives_the_slots_back(tiny_world: World) -> None:
     session = tiny_world.session(0)
-    cache, before = session._cache, session._cache.used
+    cache, before = session._runtime.cache, session._runtime.cache.used
     session.step(0)
     session.close()
     session.close()

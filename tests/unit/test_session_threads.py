@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dsa_runtime import Session, SessionError, World, load_world
+from dsa_runtime import SessionError, World, frame_cache, load_world
+from tests.stages import WAIT_S, Gate
 
 ACTIONS = [0, 1, 3, 2] * 5
 
@@ -20,6 +21,12 @@ ACTIONS = [0, 1, 3, 2] * 5
 def play(world: World, seed: int) -> list[np.ndarray]:
     with world.session(seed) as session:
         return [session.step(action, math.inf).pixels for action in ACTIONS]
+
+
+@pytest.fixture(autouse=True)
+def small_pools(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that they grow soon."""
+    monkeypatch.setattr(frame_cache, "_FIRST_SESSIONS", 8)
 
 
 def test_sessions_in_parallel_equal_sessions_in_turn(tiny_package: Path) -> None:
@@ -48,29 +55,14 @@ def test_the_pool_may_grow_while_a_session_plays(tiny_package: Path) -> None:
         np.testing.assert_array_equal(frames, expected)
 
 
-class Gate:
-    """Holds a session inside the engine until it is opened."""
-
-    def __init__(self, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.inside, self.open = threading.Event(), threading.Event()
-        denoise = session._workspace.denoise
-
-        def held() -> int:
-            self.inside.set()
-            assert self.open.wait(30)
-            return denoise()
-
-        monkeypatch.setattr(session._workspace, "denoise", held)
-
-
 def test_a_second_thread_is_refused_and_the_first_is_not_disturbed(
     tiny_world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = play(tiny_world, 2)[0]
     with tiny_world.session(2) as session, ThreadPoolExecutor(1) as pool:
-        gate = Gate(session, monkeypatch)
+        gate = Gate(monkeypatch, "denoise")
         first = pool.submit(session.step, ACTIONS[0], math.inf)
-        assert gate.inside.wait(30)
+        assert gate.inside.wait(WAIT_S)
         with pytest.raises(SessionError, match="in use by another thread"):
             session.step(0)
         with pytest.raises(SessionError, match="in use by another thread"):
@@ -82,11 +74,11 @@ def test_a_second_thread_is_refused_and_the_first_is_not_disturbed(
 
 def test_close_waits_for_a_step_in_another_thread(tiny_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     session = tiny_world.session(2)
-    gate = Gate(session, monkeypatch)
+    gate = Gate(monkeypatch, "denoise")
     results: list[Any] = []
     stepper = threading.Thread(target=lambda: results.append(session.step(0)))
     stepper.start()
-    assert gate.inside.wait(30)
+    assert gate.inside.wait(WAIT_S)
     closer = threading.Thread(target=session.close)
     closer.start()
     closer.join(0.05)
@@ -101,16 +93,9 @@ def test_close_waits_for_a_step_in_another_thread(tiny_world: World, monkeypatch
 
 def test_a_frame_is_returned_before_it_is_committed(tiny_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     with tiny_world.session(2) as session:
-        release = threading.Event()
-        commit = session._workspace.commit
-
-        def held(window: Any) -> int:
-            assert release.wait(30)
-            return commit(window)
-
-        monkeypatch.setattr(session._workspace, "commit", held)
+        gate = Gate(monkeypatch, "commit")
         assert session.step(0).tick == 0  # would hang here if the commit came first
-        threading.Timer(0.05, release.set).start()
+        threading.Timer(0.05, gate.open.set).start()
         waited = session.step(0).latency_ms["wait"]
         assert waited > 1.0  # the next step had to wait for it
 

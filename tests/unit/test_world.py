@@ -11,6 +11,7 @@ import pytest
 
 from dsa_runtime import Box, BudgetError, Controller, MultiBinary, load_world
 from dsa_runtime.package import open_package
+from tests.stages import settle
 from tests.tiny_world import SEEDS, WINDOW, pack, write_tiny_world
 
 
@@ -55,10 +56,10 @@ def test_closing_the_world_of_a_folder_leaves_the_folder(package: Path) -> None:
 def test_sessions_share_graphs_by_number_of_threads(tiny_package: Path) -> None:
     with load_world(tiny_package, threads=1) as world:
         first, second, third = world.session(0), world.session(1), world.session(2, threads=2)
-        assert first._engine is second._engine
-        assert first._engine is not third._engine
-        assert third._engine.threads == 2
-        assert first._cache is third._cache
+        assert first._runtime.engine is second._runtime.engine
+        assert first._runtime.engine is not third._runtime.engine
+        assert third._runtime.engine.threads == 2
+        assert first._runtime.cache is third._runtime.cache
         for session in (first, second, third):
             session.close()
 
@@ -91,7 +92,7 @@ def test_a_sink_keeps_the_first_context_frame(tmp_path: Path) -> None:
         first = session._window.slots[0]
         for _ in range(3 * WINDOW):
             session.step(0)
-        session._settle()
+        settle(session)
         assert session._window.slots[0] == first
         assert len(set(session._window.slots)) == WINDOW
 
