@@ -98,10 +98,13 @@ class Controller:
     """The most that a tick may exceed its budget by, out of what earlier ticks left of theirs: easy frames pay
     for hard ones. 0: every tick keeps to its own budget. In the mean, ticks stay within the budget either way."""
     quantile: float = 0.99
-    """A step is admitted at the cost that this share of recent steps stayed within."""
+    """What cannot be taken back (decoding; a step, if `rescue` is off) is reckoned at the cost that this share of
+    recent runs stayed within."""
+    step_quantile: float = 0.6
+    """The same for a further step that can be abandoned. If it overruns, it has cost work but no deadline, so it is
+    worth beginning once it is more likely than not to fit."""
     guard_ms: float = 1.0
     """Time kept free before the deadline for what is not measured."""
-
     rescue: bool = True
     """Whether a further step that is still running when the deadline comes is abandoned for the frame of the step
     before. False lets it finish, and the tick be late."""
@@ -121,6 +124,8 @@ class Controller:
         _check_time("credit_ms", self.credit_ms)
         if not 0 < _number("quantile", self.quantile) <= 1:
             raise BudgetError(f"quantile: must lie in (0, 1], got {self.quantile}")
+        if not 0 < _number("step_quantile", self.step_quantile) <= 1:
+            raise BudgetError(f"step_quantile: must lie in (0, 1], got {self.step_quantile}")
         _check_time("guard_ms", self.guard_ms)
 
     def plan(self, state: ControllerState, calibration: CalibrationSpec, schedule_steps: int) -> Plan:
@@ -175,12 +180,17 @@ class Controller:
     def admits(self, elapsed_ms: float, budget_ms: float, step_ms: float | None, decode_ms: float | None) -> bool:
         """Whether a further step is expected to fit: elapsed + step + decode + guard <= budget.
 
-        `step_ms` and `decode_ms` are costs at this controller's quantile; None (never measured) counts as
+        `step_ms` and `decode_ms` are costs at `step_and_decode_quantiles`; None (never measured) counts as
         nothing, because a step that is never run is never measured either. The first step of a tick is not
         asked about: it is always run, or a frame would never be made and the estimates never renewed.
         `budget_ms` includes the plan's credit.
         """
         return elapsed_ms + (step_ms or 0.0) + (decode_ms or 0.0) + self.guard_ms <= budget_ms
+
+    @property
+    def step_and_decode_quantiles(self) -> tuple[float, float]:
+        """The quantiles of measured cost at which `admits` wants to be asked."""
+        return (self.step_quantile if self.rescue else self.quantile), self.quantile
 
     def observe(self, plan: Plan, outcome: Outcome) -> ControllerState:
         """The state after a finished tick that was run by this plan."""

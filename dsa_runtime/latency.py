@@ -56,7 +56,7 @@ class _Stage:
 
 @dataclass(frozen=True)
 class Costs:
-    """What a tick is expected to cost, each stage at one quantile; None where nothing is known."""
+    """What a tick is expected to cost; None where nothing is known."""
 
     denoise_ms: tuple[float | None, ...]
     """Per denoising step: `denoise_ms[k]` is that of step k + 1."""
@@ -115,10 +115,10 @@ class LatencyModel:
             return whole
         return min(own, whole)
 
-    def costs(self, q: float, steps: int) -> Costs:
+    def costs(self, step_q: float, decode_q: float, steps: int) -> Costs:
         """Every quantile that a tick of up to `steps` denoising steps is judged by."""
-        denoise_ms = tuple(self.quantile("denoise", q, step) for step in range(1, steps + 1))
-        return Costs(denoise_ms, self.quantile("decode", q))
+        denoise_ms = tuple(self.quantile("denoise", step_q, step) for step in range(1, steps + 1))
+        return Costs(denoise_ms, self.quantile("decode", decode_q))
 
     def summary(self) -> dict[str, StageCost]:
         """Quantiles keyed "decode", "commit", "denoise" (all steps), "denoise 1", "denoise 2", ..."""

@@ -23,7 +23,7 @@ from .engine import Interrupted
 from .errors import CancelledError, DeadlineError, EngineError, SessionError
 from .frame_cache import Window
 from .job import MS_PER_NS, NS_PER_MS, Job, Sample
-from .latency import LatencyModel
+from .latency import Costs, LatencyModel
 from .recording import Decision, Recording, digest
 from .runner import Lease, Runner
 from .runtime import Runtime
@@ -74,7 +74,7 @@ class Session:
         self._uncommitted = False  # the newest frame is not in the window yet
         # (next tick, picture before it): what `repeat` repeats, and only kept up to date for that.
         self._newest = (state.tick, shown)
-        self._costs = latency.costs(controller.quantile, self.spec.schedule.steps)
+        self._costs = self._expected(controller)
         self._entered = threading.Lock()
         self._cancelling = threading.Lock()
         self._closed = self._cancelled = False
@@ -102,7 +102,7 @@ class Session:
         with self._settled():
             self._plan = self._planned(controller, self._state)
             self._controller = controller
-            self._costs = self.latency.costs(controller.quantile, self.spec.schedule.steps)
+            self._costs = self._expected(controller)
 
     @property
     def on_miss(self) -> OnMiss:
@@ -423,7 +423,7 @@ class Session:
         for step, cost_ms in enumerate(costs, 1):
             self.latency.record("denoise", cost_ms, step)
         self.latency.record("decode", sample.decode_ms)
-        self._costs = self.latency.costs(self._controller.quantile, self.spec.schedule.steps)
+        self._costs = self._expected(self._controller)
         if not job.observed:
             self._observe(job, sample)
 
@@ -442,6 +442,9 @@ class Session:
         job.observed = True
         self._state = dataclasses.replace(self._state, controller=self._controller.observe(job.plan, outcome))
         self._plan = self._planned(self._controller, self._state)
+
+    def _expected(self, controller: Controller) -> Costs:
+        return self.latency.costs(*controller.step_and_decode_quantiles, self.spec.schedule.steps)
 
     def _planned(self, controller: Controller, state: SessionState) -> Plan:
         return controller.plan(state.controller, self.spec.calibration, self.spec.schedule.steps)
@@ -487,7 +490,7 @@ class Session:
         self._window.close()
         self._window, self._state, self._newest = window, state, (state.tick, shown)
         self._controller, self._plan = controller, plan
-        self._costs = self.latency.costs(controller.quantile, self.spec.schedule.steps)
+        self._costs = self._expected(controller)
         self._past.clear()
         self._uncommitted = False
         picture: np.ndarray = shown.copy()

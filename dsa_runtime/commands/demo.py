@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("dsa-demo"), help="folder for the results (default: %(default)s)"
     )
+    parser.add_argument("--record", type=Path, metavar="FILE", help="also write a recording, for `dsa replay --verify`")
     add_json(parser)
 
 
@@ -52,6 +53,7 @@ def run(options: argparse.Namespace) -> Result:
                 ticks=options.ticks,
                 budget_ms=options.budget_ms,
                 threshold=options.threshold,
+                record=options.record,
                 progress=bar,
             )
         with _progress(min(options.ticks, MOST_FRAMES), "drawing") as bar:
@@ -70,16 +72,17 @@ def play_world(
     ticks: int,
     budget_ms: float,
     threshold: float | None,
+    record: Path | None = None,
     progress: tqdm[Any] | None = None,
 ) -> Play:
-    """Play `ticks` ticks with the scripted player, as fast as they come."""
+    """Play `ticks` ticks with the scripted player, as fast as they come, and `record` them to a file if asked."""
     from ..report.play import Play
     from .player import ScriptedPlayer
 
     player = ScriptedPlayer(world.spec.action_space)
     actions = [player.action(tick) for tick in range(ticks)]
     played = []
-    with world.session(seed, threshold=threshold) as session:
+    with world.session(seed, threshold=threshold, record=record is not None) as session:
         started = time.perf_counter()
         for action in actions:
             tick = session.step(action, budget_ms)
@@ -91,6 +94,8 @@ def play_world(
                 progress.update()
         wall_s = time.perf_counter() - started
         commit = session.latency.summary().get("commit")
+        if record is not None and session.recording is not None:
+            session.recording.save(record)
     words = tuple(player.describe(tick) for tick in range(ticks))
     return Play(world.spec, seed, budget_ms, words, tuple(played), wall_s, commit)
 

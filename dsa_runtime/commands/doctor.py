@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> Result:
 
     out = _writable(options.out)
     tqdm.monitor_interval = 0
-    with load_world(options.world) as world, tqdm(unit="", leave=False, bar_format=_BAR) as bar:
+    with load_world(options.world) as world, tqdm(disable=None, leave=False, bar_format=_BAR) as bar:
 
         def show(doing: str, done: int, total: int) -> None:
             bar.total = total

@@ -9,7 +9,7 @@ schedule, so that the time alone decides.
     fixed k   always k steps
     mean      a further step if the mean cost of recent steps fits
     q99       ... if their 0.99 quantile fits
-    ours      the SDK's defaults: also abandons an admitted step that turns out not to fit
+    ours      the SDK's defaults: a step that is more likely than not to fit, abandoned if it turns out not to
 
 Each rule has its own session. They take turns in blocks, so that a machine that gets busier does so for all; the first
 ticks of a block are played but not counted. A miss is a tick that did not return in time, by its `status` or by the
@@ -44,12 +44,12 @@ from tqdm import tqdm
 
 from dsa_runtime import Controller, Session, Tick, World, load_world
 from dsa_runtime.commands.player import ScriptedPlayer
+from dsa_runtime.doctor.load import busy_processes
 from dsa_runtime.latency import LatencyModel
 from dsa_runtime.pacer import Pacer
 from dsa_runtime.report.play import distribution
 from dsa_runtime.report.table import table
 from dsa_runtime.tick import LatencyMs
-from tests.bench.busy import busy
 from tests.bench.provenance import json_line
 
 POLICIES = ("fixed", "mean", "q99", "ours")
@@ -126,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         nargs="*",
         default=[],
         metavar="Q",
-        help="also ours, but admitting at these quantiles",
+        help="also ours, but admitting a step at these quantiles",
     )
     parser.add_argument("--threads", type=int, default=None, help="threads per graph (default: one per core)")
     parser.add_argument("--seed", type=int, default=0)
@@ -149,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     spec = world.spec
                     for load, rate in cells:
                         bar.set_description(f"{scheduling}, load {load}, {rate:g} Hz")
-                        with busy(load):
+                        with busy_processes(load):
                             lanes = measure(world, rate, options, bar.update)
                         budget_ms = 1000 / rate
                         rows = [summary(lane, budget_ms, spec.schedule.steps) for lane in lanes]
@@ -178,7 +178,7 @@ def measure(
             return stack.enter_context(world.session(options.seed, controller=controller))
 
         lanes = [lane for policy in options.policies for lane in open_lanes(policy, world.spec.schedule.steps, session)]
-        lanes += [Lane(f"ours, q {q:g}", session(quantile=q)) for q in options.quantiles]
+        lanes += [Lane(f"ours, q {q:g}", session(step_quantile=q)) for q in options.quantiles]
         for start, end in edges(options.ticks):
             for lane in lanes:
                 lane.play(end - start, period_ms, period_ms, action)

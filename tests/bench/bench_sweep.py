@@ -32,12 +32,12 @@ from tqdm import tqdm
 
 from dsa_runtime import Controller, Session, World, load_world
 from dsa_runtime.commands.player import ScriptedPlayer
+from dsa_runtime.doctor.load import busy_processes
 from dsa_runtime.latency import LatencyModel
 from dsa_runtime.pacer import Pacer
 from dsa_runtime.report.play import distribution
 from dsa_runtime.report.table import table
 from tests.bench.bench_budget import ROUNDS, WARM_UP_TICKS, Record, edges, record
-from tests.bench.busy import busy
 from tests.bench.provenance import json_line
 
 BUDGETS_MS = (5.0, 6.0, 8.0, 10.0, 12.0, 15.0, 20.0, 25.0, 33.0, 50.0)
@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with load_world(options.world, threads=options.threads) as world:
         combinations = list(itertools.product(options.policies, options.on_miss, options.budgets))
         for load in options.loads:
-            with busy(load):
+            with busy_processes(load):
                 rows += [{"load": load, **summary(lane)} for lane in measure(world, combinations, options)]
     print(text(rows))
     figures = {"ticks": options.ticks, "threads": options.threads, "seed": options.seed, "rows": rows}

@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dsa_runtime.doctor.load import busy_processes
 from dsa_runtime.tick import LatencyMs
 from tests.bench import bench_budget, bench_memory, bench_sweep
 from tests.bench.bench_budget import MeanCost, Record, edges, fits, oracle_steps, sustained_steps, wilson
-from tests.bench.busy import busy
 
 KEEP_BUSY_AND_DIE = """
 import os, signal
-from tests.bench.busy import busy
-with busy(2) as pids:
+from dsa_runtime.doctor.load import busy_processes
+with busy_processes(2) as pids:
     print(*pids, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -142,7 +142,7 @@ linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, None])
 def test_busy_processes_are_busy_and_end_with_the_block(error: type[BaseException] | None) -> None:
     try:
-        with busy(2) as pids:
+        with busy_processes(2) as pids:
             assert len(set(pids)) == 2
             assert all(eventually(lambda pid=pid: cpu_seconds(pid) > 0.03) for pid in pids)
             if error is not None:
@@ -165,7 +165,7 @@ def test_busy_processes_end_by_themselves_when_their_parent_is_killed() -> None:
 
 
 def test_no_load_is_no_process() -> None:
-    with busy(0) as pids:
+    with busy_processes(0) as pids:
         assert pids == ()
 
 

@@ -145,7 +145,7 @@ class TestTheEndOfThreads:
             with world.session(seed) as session:
                 session.step(0)
         world.close()
-        assert not runners(world.spec.name)
+        until(lambda: not runners(world.spec.name))
         world.close()
 
     def test_also_one_that_is_only_just_being_given_back(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +205,7 @@ class TestLease:
             lease.post(lambda runner, number=number: order.append((number, runner)))  # type: ignore[misc]
         lease.drain()
         assert [number for number, _ in order] == list(range(50))
-        assert len({runner for _, runner in order}) <= 2  # the worker may have come to the end before all were posted
+        assert len({runner for _, runner in order}) == 1  # even if it came to the end before all were posted
         until(lambda: len(pool._idle) == 1)
         pool.close()
 

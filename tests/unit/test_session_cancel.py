@@ -16,6 +16,7 @@ import pytest
 
 from dsa_runtime import CancelledError, DeadlineError, Session, Tick, World, load_world
 from dsa_runtime.engine import Interrupted, Workspace
+from dsa_runtime.job import Job
 from dsa_runtime.replay import verify_replay
 from dsa_runtime.session import ON_MISS, OnMiss
 from tests.stages import WAIT_S, Gate, patch_stage, settle
@@ -271,6 +272,33 @@ def test_a_tick_that_was_answered_is_not_undone(
         tick = session.step(ACTIONS[1], LONG_MS)
         assert tick.status == "ok"
         np.testing.assert_array_equal(tick.pixels, expected_after_late[1])
+
+
+@pytest.mark.parametrize("cancelled_first", [True, False])
+def test_either_the_deadline_or_a_cancel_undoes_a_tick(
+    tiny_world: World, expected: list[np.ndarray], monkeypatch: pytest.MonkeyPatch, cancelled_first: bool
+) -> None:
+    """Both come in the same moment, and what `cancel` says is what the call raises."""
+    answers = []
+    real = Job.abandon
+
+    def abandon(job: Job) -> bool:
+        if cancelled_first:
+            answers.append(session.cancel())
+        abandoned = real(job)
+        if not cancelled_first:
+            answers.append(session.cancel())
+        return abandoned
+
+    with tiny_world.session(7, on_miss="raise") as session:
+        with monkeypatch.context() as patch:
+            Gate(patch, "denoise")
+            patch.setattr(Job, "abandon", abandon)
+            with pytest.raises(CancelledError if cancelled_first else DeadlineError):
+                session.step(3, 20.0)
+            assert answers == [cancelled_first]
+        frames = [session.step(action, math.inf).pixels for action in ACTIONS]
+    np.testing.assert_array_equal(frames, expected)
 
 
 @pytest.mark.parametrize("on_miss", ON_MISS)
