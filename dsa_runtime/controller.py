@@ -100,9 +100,9 @@ class Controller:
     quantile: float = 0.99
     """What cannot be taken back (decoding; a step, if `rescue` is off) is reckoned at the cost that this share of
     recent runs stayed within."""
-    step_quantile: float = 0.6
+    step_quantile: float = 0.5
     """The same for a further step that can be abandoned. If it overruns, it has cost work but no deadline, so it is
-    worth beginning once it is more likely than not to fit."""
+    worth beginning as soon as it is more likely to fit than not."""
     guard_ms: float = 1.0
     """Time kept free before the deadline for what is not measured."""
     rescue: bool = True

@@ -296,7 +296,7 @@ def test_either_the_deadline_or_a_cancel_undoes_a_tick(
             patch.setattr(Job, "abandon", abandon)
             with pytest.raises(CancelledError if cancelled_first else DeadlineError):
                 session.step(3, 20.0)
-            assert answers == [cancelled_first]
+            assert set(answers) == {cancelled_first}
         frames = [session.step(action, math.inf).pixels for action in ACTIONS]
     np.testing.assert_array_equal(frames, expected)
 

@@ -594,6 +594,48 @@ class TestRewind:
         assert held(tiny_world) == before
 
 
+class TestAFrameWhoseCommitHasFailed:
+    """It is committed by whatever comes next, or forgotten if the session goes elsewhere."""
+
+    @pytest.fixture
+    def failed(self, session: Session, monkeypatch: pytest.MonkeyPatch) -> Session:
+        def fail(*_: Any) -> None:
+            raise EngineError("commit: made to fail")
+
+        play(session, ACTIONS[:5])
+        settle(session)
+        with monkeypatch.context() as patch:
+            patch_stage(patch, "commit", fail)
+            play(session, ACTIONS[5:6])
+            session._worker.drain()
+        assert session._uncommitted
+        return session
+
+    def test_then_a_snapshot(self, failed: Session, expected: list[np.ndarray]) -> None:
+        failed.restore(failed.snapshot())
+        np.testing.assert_array_equal(play(failed, ACTIONS[6:]), expected[6:])
+
+    def test_then_a_fork(self, failed: Session, expected: list[np.ndarray]) -> None:
+        with failed.fork()[0] as branch:
+            np.testing.assert_array_equal(play(branch, ACTIONS[6:]), expected[6:])
+        np.testing.assert_array_equal(play(failed, ACTIONS[6:]), expected[6:])
+
+    @pytest.mark.parametrize("ticks", [0, 1, 4])
+    def test_then_a_rewind(self, failed: Session, expected: list[np.ndarray], ticks: int) -> None:
+        np.testing.assert_array_equal(failed.rewind(ticks), expected[5 - ticks])
+        np.testing.assert_array_equal(play(failed, ACTIONS[6 - ticks :]), expected[6 - ticks :])
+
+    def test_then_a_reset(self, failed: Session, expected: list[np.ndarray]) -> None:
+        failed.reset(7)
+        np.testing.assert_array_equal(play(failed), expected)
+
+    def test_then_a_restore(self, tiny_world: World, failed: Session, expected: list[np.ndarray]) -> None:
+        with tiny_world.session(7) as other:
+            play(other, ACTIONS[:3])
+            failed.restore(other.snapshot())
+        np.testing.assert_array_equal(play(failed, ACTIONS[3:]), expected[3:])
+
+
 class TestRecording:
     @pytest.fixture
     def recorded(self, tiny_world: World) -> Iterator[Session]:

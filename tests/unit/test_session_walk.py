@@ -204,4 +204,4 @@ def test_no_way_through_a_sessions_life_leaves_a_trace(world: World, controller:
 @pytest.mark.slow
 @pytest.mark.parametrize("controller", CONTROLLERS, ids=["threshold", "target", "paper"])
 def test_not_even_a_rare_one(world: World, controller: Controller) -> None:
-    walk(world, controller, 300)
+    walk(world, controller, 100)
