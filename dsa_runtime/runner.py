@@ -44,9 +44,13 @@ class Runner:
         """Run `task` on the thread, after those posted before. It must not raise."""
         self._tasks.put(task)
 
-    def close(self) -> None:
-        """Finish what was posted and end the thread. Idempotent."""
+    def dismiss(self) -> None:
+        """Let the thread end after what was posted. Idempotent."""
         self._tasks.put(None)
+
+    def close(self) -> None:
+        """`dismiss`, and wait until it has ended."""
+        self.dismiss()
         self._thread.join()
 
 
@@ -57,6 +61,7 @@ class RunnerPool:
         self._engine, self._cache = engine, cache
         self._lock = threading.Lock()
         self._idle: list[Runner] = []
+        self._closed = False
 
     def borrow(self, preferred: Runner | None = None) -> Runner:
         """An idle runner, if possible the preferred one, which may hold the next tick's noise already."""
@@ -69,13 +74,17 @@ class RunnerPool:
         return Runner(self._engine, self._cache)
 
     def give_back(self, runner: Runner) -> None:
-        """The runner has nothing left to do."""
+        """The runner has nothing left to do. Called from its own thread, so after `close` it is only told to end."""
         with self._lock:
-            self._idle.append(runner)
+            if not self._closed:
+                self._idle.append(runner)
+                return
+        runner.dismiss()
 
     def close(self) -> None:
-        """End the threads of idle runners."""
+        """End the threads, of runners that are still lent when they are given back."""
         with self._lock:
+            self._closed = True
             idle, self._idle = self._idle, []
         for runner in idle:
             runner.close()
