@@ -16,7 +16,7 @@ Architecture. Arrows point one way, and each file holds one noun:
     session, state   one running world. A tick is all or nothing: validate the action, denoise until the
                      controller says stop, decode, return; the commit of the frame comes after the return. The
                      caller waits with a timeout and is its own watchdog
-    job              one tick between the caller that waits and the worker that makes it
+    job, reply       one tick between the caller that waits and the worker that makes it, and what it came to
     runner, runtime  worker threads and buffers, lent to sessions for a tick, so that forking is cheap
     sampler          the denoising loop of one tick, from noise to pixels
     controller       how many denoising steps a frame gets; pure arithmetic over confidence, budget and
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from .errors import SessionError as SessionError
     from .errors import SnapshotError as SnapshotError
     from .errors import WorldError as WorldError
+    from .pacer import Pacer as Pacer
     from .package import bundled_worlds as bundled_worlds
     from .recording import Recording as Recording
     from .session import Session as Session
@@ -79,6 +80,7 @@ _HOMES = {
     "Controller": "controller",
     "Tick": "tick",
     "Recording": "recording",
+    "Pacer": "pacer",
     "Diagnosis": "doctor",
     "DsaError": "errors",
     "WorldError": "errors",

@@ -156,14 +156,14 @@ class Job:
             return self._left
 
     def abandon(self) -> bool:
-        """Undo the tick. False if it is finished already."""
+        """Undo the tick. False if it is finished or undone already."""
         with self._lock:
             return self._abandon()
 
     # From any thread.
 
     def cancel(self) -> bool:
-        """Undo the tick and wake its caller. False if it is finished already, or goes on without a caller."""
+        """Undo the tick and wake its caller. False if it is finished or undone, or goes on without a caller."""
         with self._lock:
             if self._left or not self._abandon():
                 return False
@@ -176,7 +176,7 @@ class Job:
         self._bell.put(None)
 
     def _abandon(self) -> bool:
-        if self._phase is _Phase.FINISHED:
+        if self._phase in (_Phase.FINISHED, _Phase.ABANDONED):
             return False
         self._phase = _Phase.ABANDONED
         if self._workspace is not None:

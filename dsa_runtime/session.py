@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from . import reply
 from . import snapshot as snapshots
 from .arguments import check_budget, check_count, check_seed, check_steps
 from .collection import COLLECTION_PAUSE
@@ -29,7 +30,7 @@ from .runner import Lease, Runner
 from .runtime import Runtime
 from .sampler import score
 from .state import SessionState
-from .tick import LatencyMs, Status, Tick
+from .tick import Tick
 
 OnMiss = Literal["best_effort", "repeat", "raise"]
 ON_MISS = ("best_effort", "repeat", "raise")
@@ -64,9 +65,8 @@ class Session:
         self.spec = runtime.spec
         self.latency = latency
         """Measured cost of the stages, shared with this session's forks."""
-        self.recording: Recording | None = None
-        """What was decided since the last reset or restore, if the session was opened with `record=True`."""
         self._on_miss: OnMiss = on_miss
+        self._recording: Recording | None = None
         self._runtime, self._window, self._state = runtime, window, state
         self._controller = controller
         self._plan = self._planned(controller, state)  # for the next tick
@@ -103,6 +103,11 @@ class Session:
             self._plan = self._planned(controller, self._state)
             self._controller = controller
             self._costs = self._expected(controller)
+
+    @property
+    def recording(self) -> Recording | None:
+        """What was decided since the last reset or restore, if the session was opened with `record=True`."""
+        return self._recording
 
     @property
     def on_miss(self) -> OnMiss:
@@ -159,8 +164,8 @@ class Session:
         with self._settled(commit=False):
             parts = self._worker.call(lambda runner: runtime.context(runner, self.latency, seed, history))
             picture = self._replace(*parts, self._controller)
-            if self.recording is not None:
-                self.recording = Recording.of(self.spec, seed)
+            if self._recording is not None:
+                self._recording = Recording.of(self.spec, seed)
             return picture
 
     def snapshot(self) -> bytes:
@@ -185,8 +190,8 @@ class Session:
             shown = self._worker.call(lambda runner: runner.sampler.decode(found.state.latent))
             window = self._runtime.window_of(found.frames, self._past.maxlen or 0)
             picture = self._replace(window, found.state, shown, found.controller)
-            if self.recording is not None:
-                self.recording = Recording.of(self.spec, self.seed, self.tick, bytes(snapshot))
+            if self._recording is not None:
+                self._recording = Recording.of(self.spec, self.seed, self.tick, bytes(snapshot))
             return picture
 
     def rewind(self, ticks: int) -> np.ndarray:
@@ -205,8 +210,8 @@ class Session:
             self._plan = self._planned(self._controller, self._state)
             for _ in range(ticks):
                 self._past.pop()
-                if self.recording is not None:
-                    self.recording.decisions.pop()
+                if self._recording is not None:
+                    self._recording.decisions.pop()
             picture: np.ndarray = shown.copy()
             return picture
 
@@ -223,9 +228,9 @@ class Session:
                 Session(runtime, window, self._state, self._controller, self.latency, self._on_miss, history, shown)
                 for window in runtime.cache.fork(self._window, n, history)
             ]
-            if self.recording is not None:
+            if self._recording is not None:
                 for branch in branches:
-                    branch.recording = dataclasses.replace(self.recording, decisions=self.recording.decisions.copy())
+                    branch._recording = dataclasses.replace(self._recording, decisions=self._recording.decisions.copy())
             return branches
 
     def close(self) -> None:
@@ -253,11 +258,10 @@ class Session:
         budget_ms = spec.frame.period_ms if budget_ms is None else check_budget(budget_ms)
         if self._late is not None:
             tick, newest = self._state.tick + 1, self._newest
-            if not self._await_late(started_ns, budget_ms):
-                return self._stale("skipped", tick, newest, started_ns, budget_ms)
-        asked = (
-            spec.action_space.validate(action) if self.recording is not None else None
-        )  # may be reused by the caller
+            if not self._await_late(started_ns, budget_ms if steps is None else math.inf):
+                return reply.stale("skipped", tick, newest, started_ns, budget_ms, 0.0)
+        # A copy, as the caller may use its array again.
+        asked = spec.action_space.validate(action) if self._recording is not None else None
         job = self._waiting = Job(encoded, asked, steps, budget_ms, self._plan.credit_ms, started_ns)
         tick = self._state.tick
         self._worker.post(partial(self._run, job))
@@ -268,14 +272,15 @@ class Session:
             raise
         newest = self._newest  # before the question below, so that a tick that ends just now is not half seen
         if job.leave():
-            self._waiting, self._late = None, job
-            return self._stale("repeated", tick, newest, started_ns, budget_ms, job.credit_ms)
+            with self._cancelling:
+                self._waiting, self._late = None, job
+            return reply.stale("repeated", tick, newest, started_ns, budget_ms, job.credit_ms)
         if job.cancelled:
             raise CancelledError(f"tick {tick} was cancelled")
         if job.error is not None:
             raise job.error
         assert job.sample is not None
-        return self._report(job, job.sample)
+        return reply.finished(job, job.sample, spec.calibration)
 
     def _await(self, job: Job) -> None:
         """Wait for a tick, and be its watchdog: when the deadline comes, see to it that the call returns."""
@@ -288,7 +293,7 @@ class Session:
             job.cut_short()
         if self._on_miss == "best_effort":
             job.wait()
-        elif not job.wait(leave_ns) and self._on_miss == "raise" and not job.cancelled and job.abandon():
+        elif not job.wait(leave_ns) and self._on_miss == "raise" and job.abandon():
             raise DeadlineError(f"tick {self.tick}: not ready within budget_ms = {job.budget_ms:g}; it was undone")
 
     def _await_late(self, started_ns: int, budget_ms: float) -> bool:
@@ -311,60 +316,6 @@ class Session:
     def _leave_ns(self, started_ns: int, allowance_ms: float) -> float:
         return started_ns + (allowance_ms - self._controller.guard_ms) * NS_PER_MS
 
-    def _report(self, job: Job, sample: Sample) -> Tick:
-        steps = len(sample.denoise_ms)
-        inside_ms = sum(sample.denoise_ms) + sample.abandoned_ms + sample.decode_ms
-        confidence = self.spec.calibration.confidence(steps, sample.logit)
-        total_ms = (perf_counter_ns() - job.started_ns) * MS_PER_NS
-        return Tick(
-            pixels=sample.pixels,
-            tick=sample.tick,
-            frame_tick=sample.tick,
-            steps=steps,
-            confidence=confidence,
-            threshold=job.plan.threshold if job.plan is not None else None,
-            stopped_by=sample.stopped_by,
-            budget_ms=job.budget_ms,
-            credit_ms=job.credit_ms,
-            slack_ms=job.allowance_ms - total_ms,
-            status="ok" if total_ms <= job.allowance_ms else "late",
-            latency_ms=LatencyMs(
-                wait=sample.wait_ms,
-                denoise=sample.denoise_ms,
-                abandoned=sample.abandoned_ms,
-                decode=sample.decode_ms,
-                sdk=total_ms - sample.wait_ms - inside_ms,
-                total=total_ms,
-            ),
-        )
-
-    def _stale(
-        self,
-        status: Status,
-        tick: int,
-        newest: tuple[int, np.ndarray],
-        started_ns: int,
-        budget_ms: float,
-        credit_ms: float = 0.0,
-    ) -> Tick:
-        """The newest finished frame instead of this tick's."""
-        next_tick, pixels = newest[0], newest[1].copy()
-        total_ms = (perf_counter_ns() - started_ns) * MS_PER_NS
-        return Tick(
-            pixels=pixels,
-            tick=tick,
-            frame_tick=next_tick - 1,
-            steps=0,
-            confidence=0.0,
-            threshold=None,
-            stopped_by="deadline",
-            budget_ms=budget_ms,
-            credit_ms=credit_ms,
-            slack_ms=budget_ms + credit_ms - total_ms,
-            status=status,
-            latency_ms=LatencyMs(wait=total_ms, denoise=(), abandoned=0.0, decode=0.0, sdk=0.0, total=total_ms),
-        )
-
     # A tick, on the worker's side.
 
     def _run(self, job: Job, runner: Runner) -> None:
@@ -377,7 +328,7 @@ class Session:
             sample = runner.sampler.run(
                 job, plan, self._window, self._state, self._controller, self._costs, self._worker.free_ns
             )
-            recorded = digest(sample.pixels) if self.recording is not None else ""
+            recorded = digest(sample.pixels) if self._recording is not None else ""
             if not job.finish(sample, lambda: self._take_over(job, sample, recorded)):
                 return
         except Interrupted:
@@ -406,9 +357,9 @@ class Session:
             self._observe(job, sample)  # at once: the next call begins with its credit
         if self._on_miss == "repeat":
             self._newest = (state.tick + 1, sample.pixels.copy())
-        if self.recording is not None:
+        if self._recording is not None:
             decision = Decision(job.asked, len(sample.denoise_ms), job.plan.threshold, recorded)
-            self.recording.decisions.append(decision)
+            self._recording.decisions.append(decision)
 
     def _commit(self, runner: Runner) -> None:
         """Put the newest frame into the window, if it is not there yet."""

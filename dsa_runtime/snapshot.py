@@ -117,6 +117,7 @@ def decode(spec: WorldSpec, data: bytes) -> Snapshot:
         controller = _flat(Controller, header.controller, "snapshot.controller")
         action, latent, *frames = _read_arrays(spec, header.arrays, body)
         state = SessionState(header.seed, header.tick, _controller_state(header), action, latent)
+        controller.plan(state.controller, spec.calibration, spec.schedule.steps)  # refuses what this world cannot do
     except DsaError as error:  # a damaged snapshot must not fill the log with what is in it
         raise SnapshotError(str(error)[:_MOST_MESSAGE]) from None
     return Snapshot(state, controller, tuple(frames))

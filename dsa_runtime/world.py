@@ -103,7 +103,7 @@ class World:
         window, state, picture = parts
         session = Session(runtime, window, state, controller, latency, on_miss, history, picture)
         if record:
-            session.recording = Recording.of(self.spec, seed)
+            session._recording = Recording.of(self.spec, seed)
         return session
 
     @property

@@ -1,7 +1,8 @@
 """Deadline misses and mean steps of each rule for admitting a denoising step, paced, idle and beside other load.
 
     python -m tests.bench.bench_budget [--world W] [--ticks 3000] [--rates 30 60] [--loads 0 2]
-        [--policies fixed mean q99 ours] [--quantiles Q ...] [--threads N] [--fifo] [--json FILE]
+        [--policies fixed mean q99 ours] [--quantiles Q ...] [--threads N]
+        [--scheduling normal fifo] [--json FILE]
 
 At every rate the budget of a tick is its period. Confidence is kept out of it: all rules want every step of the
 schedule, so that the time alone decides.
@@ -130,16 +131,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--threads", type=int, default=None, help="threads per graph (default: one per core)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--fifo", action="store_true", help="all of it a second time in the real-time class SCHED_FIFO")
+    parser.add_argument(
+        "--scheduling",
+        nargs="+",
+        choices=("normal", "fifo"),
+        default=["normal"],
+        help="scheduling classes, one after the other; fifo is the real-time class SCHED_FIFO",
+    )
     parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the JSON document there as well")
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_args(given)
     tqdm.monitor_interval = 0  # no thread of its own while we measure
-    classes = ["normal", *(["fifo"] if options.fifo else [])]
     cells = list(itertools.product(options.loads, options.rates))
     sets: list[dict[str, Any]] = []
-    with tqdm(total=len(classes) * len(cells) * ROUNDS, unit="round", disable=None, leave=False) as bar:
-        for scheduling in classes:
+    with tqdm(total=len(options.scheduling) * len(cells) * ROUNDS, unit="round", disable=None, leave=False) as bar:
+        for scheduling in options.scheduling:
             with scheduled(scheduling) as permitted:
                 if not permitted:
                     print("SCHED_FIFO is not permitted here and was left out\n")

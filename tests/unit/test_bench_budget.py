@@ -229,7 +229,7 @@ def test_budget_bench_in_the_real_time_class(
 ) -> None:
     document = run(
         "budget", capsys, tmp_path, "--world", str(tiny_package), "--ticks", "5", "--rates", "200", "--loads", "1",
-        "--policies", "ours", "--fifo",
+        "--policies", "ours", "--scheduling", "normal", "fifo",
     )  # fmt: skip
     classes = [one["scheduling"] for one in document["sets"]]
     assert classes in (["normal"], ["normal", "fifo"])  # where it is not permitted it is left out

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from dsa_runtime import DiagnosisError, DsaError, World, load_world
+from dsa_runtime import Controller, DiagnosisError, DsaError, World, load_world
 from dsa_runtime.doctor import Diagnosis, examine, host, timers
 from dsa_runtime.doctor.advice import advise
 from dsa_runtime.doctor.diagnosis import Lateness, Spread, StageCost
@@ -158,13 +158,23 @@ def test_progress_rises_to_its_total(tiny_world: World) -> None:
     assert len({step[2] for step in seen}) == 1
 
 
-def test_a_session_starts_from_a_diagnosis(diagnosis: Diagnosis, tiny_world: World) -> None:
-    model = LatencyModel()
-    model.prime(diagnosis.costs)
-    assert {"denoise", "denoise 4", "decode", "commit"} <= set(model.summary())
-    with tiny_world.session(diagnosis=dataclasses.replace(diagnosis, guard_ms=0.75)) as session:
-        assert session.controller.guard_ms == 0.75
-        assert session.step(0).steps >= 1
+def test_a_session_starts_from_a_diagnosis(tiny_package: Path, diagnosis: Diagnosis) -> None:
+    diagnosis = dataclasses.replace(
+        diagnosis, threads=1, guard_ms=2.5, costs={"denoise 1": (50.0,) * 100, "decode": (30.0,) * 100}
+    )
+    with load_world(tiny_package) as world, world.session(0, diagnosis=diagnosis, threshold=1.0) as session:
+        assert session.controller == Controller(guard_ms=2.5, threshold=1.0)
+        assert session._runtime.engine.threads == 1
+        assert session.step(0, 60.0).stopped_by == "budget"  # 50 + 30 would not fit, it was told
+        with world.session(0, threshold=1.0) as unprepared:
+            assert unprepared.step(0, 60.0).steps == world.spec.schedule.steps
+
+
+def test_what_the_caller_says_comes_before_the_diagnosis(tiny_world: World, diagnosis: Diagnosis) -> None:
+    controller = Controller(guard_ms=0.25)
+    with tiny_world.session(0, diagnosis=diagnosis, controller=controller, threads=1) as session:
+        assert session.controller == controller
+        assert session._runtime.engine.threads == 1
 
 
 # The document

@@ -41,7 +41,7 @@ LAYERS = {
         "pacer",
     },
     "engine": {"package", "seeds", "frame_cache", "engine", "snapshot"},
-    "session": {"job", "sampler", "runner", "runtime", "session", "world", "replay", "doctor"},
+    "session": {"job", "reply", "sampler", "runner", "runtime", "session", "world", "replay", "doctor"},
     "serving": {"serving", "viewer"},
     "report": {"report"},
     "commands": {"commands"},

@@ -10,7 +10,7 @@ import dsa_runtime
 
 PUBLIC = {
     "load_world", "World", "bundled_worlds", "WorldSpec", "Discrete", "MultiBinary", "Box", "Session",
-    "Controller", "Tick", "Recording", "Diagnosis", "DsaError", "WorldError", "ActionError", "BudgetError",
+    "Controller", "Tick", "Recording", "Diagnosis", "Pacer", "DsaError", "WorldError", "ActionError", "BudgetError",
     "SessionError", "EngineError", "DeadlineError", "CancelledError", "SnapshotError", "RecordingError",
     "DiagnosisError", "__version__",
 }  # fmt: skip

@@ -237,10 +237,12 @@ def test_an_exception_in_the_waiting_thread_cancels_too(
     try:
         with tiny_world.session(7) as session:
             with monkeypatch.context() as patch:
-                Gate(patch, "denoise", 2)  # stays closed
+                gate = Gate(patch, "denoise", 2)
                 signal.setitimer(signal.ITIMER_REAL, 0.1)
                 with pytest.raises(Alarm):
                     session.step(3, math.inf, steps=4)
+                gate.open.set()
+                settle(session)
             assert session.tick == 0
             frames = [session.step(action, math.inf).pixels for action in ACTIONS]
     finally:

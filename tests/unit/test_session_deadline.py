@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import dsa_runtime.job
+import dsa_runtime.reply
 import dsa_runtime.sampler
 import dsa_runtime.session
 from dsa_runtime import BudgetError, Controller, DeadlineError, EngineError, Session, SessionError, World, load_world
@@ -189,6 +190,15 @@ class TestRepeat:
         assert after.tick == 1
         np.testing.assert_array_equal(after.pixels, frames(tiny_world, [1, 4])[1])
 
+    def test_steps_are_exact_behind_a_late_tick(self, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whatever the budget says: a replay would otherwise skip what was played."""
+        with monkeypatch.context() as patch:
+            gate = Gate(patch, "denoise")
+            assert session.step(0, BUDGET_MS).status == "repeated"
+            threading.Timer(2 * BUDGET_MS / 1e3, gate.open.set).start()
+            tick = session.step(1, BUDGET_MS, steps=2)
+        assert (tick.tick, tick.status, tick.steps) == (1, "late", 2)
+
     def test_before_the_first_frame_the_start_picture_is_repeated(
         self, session: Session, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -289,7 +299,7 @@ class TestClock:
             nonlocal leap_ns
             leap_ns += 60_000_000_000 if count == 2 else 0
 
-        for module in (dsa_runtime.job, dsa_runtime.session, dsa_runtime.sampler):
+        for module in (dsa_runtime.job, dsa_runtime.reply, dsa_runtime.session, dsa_runtime.sampler):
             monkeypatch.setattr(module, "perf_counter_ns", clock)
         monkeypatch.setattr("dsa_runtime.engine.time.perf_counter_ns", clock)
         with tiny_world.session(7, controller=ALL_STEPS) as session:

@@ -1,0 +1,67 @@
+"""Reply: what a call of `Session.step` returns, made from what became of its job."""
+
+from __future__ import annotations
+
+from time import perf_counter_ns
+
+import numpy as np
+
+from .job import MS_PER_NS, Job, Sample
+from .spec import CalibrationSpec
+from .tick import LatencyMs, Status, Tick
+
+
+def finished(job: Job, sample: Sample, calibration: CalibrationSpec) -> Tick:
+    """This tick's own frame."""
+    assert job.plan is not None
+    steps = len(sample.denoise_ms)
+    confidence = calibration.confidence(steps, sample.logit)
+    inside_ms = sum(sample.denoise_ms) + sample.abandoned_ms + sample.decode_ms
+    total_ms = _since_ms(job.started_ns)
+    return Tick(
+        pixels=sample.pixels,
+        tick=sample.tick,
+        frame_tick=sample.tick,
+        steps=steps,
+        confidence=confidence,
+        threshold=job.plan.threshold,
+        stopped_by=sample.stopped_by,
+        budget_ms=job.budget_ms,
+        credit_ms=job.credit_ms,
+        slack_ms=job.allowance_ms - total_ms,
+        status="ok" if total_ms <= job.allowance_ms else "late",
+        latency_ms=LatencyMs(
+            wait=sample.wait_ms,
+            denoise=sample.denoise_ms,
+            abandoned=sample.abandoned_ms,
+            decode=sample.decode_ms,
+            sdk=total_ms - sample.wait_ms - inside_ms,
+            total=total_ms,
+        ),
+    )
+
+
+def stale(
+    status: Status, tick: int, newest: tuple[int, np.ndarray], started_ns: int, budget_ms: float, credit_ms: float
+) -> Tick:
+    """The newest finished frame instead of this tick's. `newest` is the tick after it, and its pixels."""
+    next_tick, pixels = newest[0], newest[1].copy()
+    total_ms = _since_ms(started_ns)
+    return Tick(
+        pixels=pixels,
+        tick=tick,
+        frame_tick=next_tick - 1,
+        steps=0,
+        confidence=0.0,
+        threshold=None,
+        stopped_by="deadline",
+        budget_ms=budget_ms,
+        credit_ms=credit_ms,
+        slack_ms=budget_ms + credit_ms - total_ms,
+        status=status,
+        latency_ms=LatencyMs(wait=total_ms, denoise=(), abandoned=0.0, decode=0.0, sdk=0.0, total=total_ms),
+    )
+
+
+def _since_ms(started_ns: int) -> float:
+    return (perf_counter_ns() - started_ns) * MS_PER_NS
