@@ -97,9 +97,9 @@ class Controller:
     credit_ms: float = 0.0
     """The most that a tick may exceed its budget by, out of what earlier ticks left of theirs: easy frames pay
     for hard ones. 0: every tick keeps to its own budget. In the mean, ticks stay within the budget either way."""
-    quantile: float = 0.99
+    quantile: float = 0.96
     """What cannot be taken back (decoding; a step, if `rescue` is off) is reckoned at the cost that this share of
-    recent runs stayed within."""
+    recent runs stayed within. Missing it makes a tick late only if it also outlasts the guard."""
     step_quantile: float = 0.5
     """The same for a further step that can be abandoned. If it overruns, it has cost work but no deadline, so it is
     worth beginning as soon as it is more likely to fit than not."""
