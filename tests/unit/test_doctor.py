@@ -30,7 +30,6 @@ from dsa_runtime.doctor.verdicts import (
     ticks_to_prove,
 )
 from dsa_runtime.engine import available_cores
-from dsa_runtime.latency import LatencyModel
 from tests.tiny_world import write_tiny_world
 
 TICK = TickCost(denoise=(4.0, 4.0, 4.0), decode=2.0, sdk=1.0, commit=3.0)  # 10, 14 or 18 ms

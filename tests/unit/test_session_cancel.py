@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dsa_runtime import CancelledError, DeadlineError, Session, Tick, World, load_world
+from dsa_runtime import CancelledError, DeadlineError, Session, Tick, World, load_world, reply
 from dsa_runtime.engine import Interrupted, Workspace
 from dsa_runtime.job import Job
 from dsa_runtime.replay import verify_replay
@@ -259,15 +259,15 @@ def test_a_tick_that_was_answered_is_not_undone(
 ) -> None:
     """`cancel` comes when `repeat` has given the tick up, and before the call has returned."""
     answers = []
-    real: Callable[..., Tick] = Session._stale
+    real = reply.stale
 
-    def stale(session: Session, *arguments: Any) -> Tick:
+    def stale(*arguments: Any) -> Tick:
         answers.append(session.cancel())
-        return real(session, *arguments)
+        return real(*arguments)
 
     with tiny_world.session(7, on_miss="repeat") as session, monkeypatch.context() as patch:
         gate = Gate(patch, "denoise")
-        patch.setattr(Session, "_stale", stale)
+        patch.setattr(reply, "stale", stale)
         assert session.step(ACTIONS[0], 20.0).status == "repeated"
         assert answers == [False]
         threading.Timer(0.1, gate.open.set).start()
