@@ -103,7 +103,7 @@ class Controller:
     step_quantile: float = 0.5
     """The same for a further step that can be abandoned. If it overruns, it has cost work but no deadline, so it is
     worth beginning as soon as it is more likely to fit than not."""
-    guard_ms: float = 1.0
+    guard_ms: float = 1.5
     """Time kept free before the deadline for what is not measured."""
     rescue: bool = True
     """Whether a further step that is still running when the deadline comes is abandoned for the frame of the step
