@@ -91,7 +91,8 @@ class World:
         if diagnosis is not None:
             diagnosis.check(self.spec)
             latency.prime(diagnosis.costs)
-            threads = threads or self._threads or diagnosis.threads
+            if threads is None and self._threads is None:
+                threads = diagnosis.threads
             controller = controller or Controller(guard_ms=diagnosis.guard_ms)
         controller = controller or Controller()
         if threshold is not None:

@@ -62,7 +62,7 @@ def test_a_collection_cannot_begin_inside_a_tick(tiny_world: World, monkeypatch:
             assert collections
             gc.collect()
             with monkeypatch.context() as patch:
-                patch.setattr("dsa_runtime.session.Session._report", lambda *_: collections.copy())
+                patch.setattr("dsa_runtime.reply.finished", lambda *_: collections.copy())
                 collections.clear()
                 assert session.step(0, math.inf) == []
         finally:
