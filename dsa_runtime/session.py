@@ -197,8 +197,9 @@ class Session:
     def rewind(self, ticks: int) -> np.ndarray:
         """Undo the last `ticks` ticks; returns the picture the session is back at, `uint8[H, W, 3]`.
 
-        (At tick 0 that is the start context's picture as the world draws it, not the recorded one of `reset`.) Raises `SessionError` for more ticks than the session keeps (`history` of `World.session`) or has made
-        since it was reset, restored or forked.
+        At tick 0 that is the start context's picture as the world draws it, not the recorded one of `reset`. Raises
+        `SessionError` for more ticks than the session keeps (`history` of `World.session`) or has made since it was
+        reset, restored or forked.
         """
         with self._settled():
             limit = f"opened with history={self._past.maxlen}, the session can undo {len(self._past)} ticks now"
