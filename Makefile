@@ -46,10 +46,13 @@ bench: $(DEV)
 	$(BIN)/python -m tests.bench.bench_tick $(BENCH_ARGS)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis dsa-demo
+	rm -rf dsa_runtime/ops/libdsa_ops.* $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis dsa-demo
 	find dsa_runtime exporters tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(BASE): pyproject.toml
+# What is compiled at installation. Headers too: a change of one changes the library.
+OPS := $(wildcard dsa_runtime/ops/csrc/* dsa_runtime/ops/csrc/*/*) dsa_runtime/ops/build.py setup.py
+
+$(BASE): pyproject.toml $(OPS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 	    || { echo 'DSA Runtime needs Python 3.10 or newer: make PYTHON=python3.12 ...' >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' \

@@ -23,12 +23,13 @@ Architecture. Arrows point one way, and each file holds one noun:
                      measured costs
     latency          measured cost per stage, as quantiles
     engine           the graphs in ONNX Runtime, bound to preallocated buffers
+    form             compiled operators or plain ONNX ones, chosen when a world is loaded
     frame_cache      keys and values of past frames: one paged pool per world; a session holds slot numbers
     snapshot         a session's state as portable bytes
     recording, replay  what was asked and decided, and the same frames again from it
     noise            counter-based noise keyed by (seed, tick, step), so that a frame depends on nothing else
     doctor           what this machine can promise, measured
-    ops              the custom operators and their numpy reference
+    ops              the custom operators: schema, numpy reference, and the C++ and CUDA library (csrc)
     cli, commands    the command line; report draws what it shows
 
 Importing this package loads nothing heavy; numpy and ONNX Runtime come in with the first name that needs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 
 # The official wheels of ONNX Runtime report to their maker unless told otherwise before they are loaded.
 # Whoever wants that can set the variable to 0.
@@ -13,6 +14,7 @@ import numpy as np
 import onnxruntime as ort
 
 from .errors import EngineError, WorldError
+from .form import FormChoice, choose_form
 from .frame_cache import FrameCache, Window
 from .package import Package
 from .spec import WorldSpec
@@ -28,14 +30,23 @@ class Interrupted(Exception):
 class Engine:
     """The four loaded graphs. Constant and thread-safe: any number of sessions run them at the same time."""
 
-    def __init__(self, package: Package, threads: int | None = None) -> None:
-        """Load the graphs, `threads` threads each (None: one per usable core), and check their shapes."""
+    def __init__(self, package: Package, threads: int | None = None, form: str = "auto") -> None:
+        """Load the graphs, `threads` threads each (None: one per usable core), and check their shapes.
+
+        `form` is that of `choose_form`.
+        """
         self.spec = package.spec
         self.threads = threads or available_cores()
+        self.choice = choose_form(self.spec, form)
         inputs, outputs = _graph_shapes(self.spec)
         self.graphs = {
-            name: _load(package, self.spec.graphs[name], self.threads, inputs[name], outputs[name]) for name in inputs
+            name: _load(package, name, self.choice, self.threads, inputs[name], outputs[name])
+            for name in inputs
+            if name != "write"
         }
+        self._write: ort.InferenceSession | None = None
+        if self.choice.form == "op" and "write_op" in self.spec.graphs:
+            self._write = _load(package, "write", self.choice, 1, inputs["write"], outputs["write"])
 
     def encode(self, frames: np.ndarray) -> np.ndarray:
         """Latents `float32[B, C, h, w]` of pictures `uint8[B, H, W, 3]`."""
@@ -44,6 +55,27 @@ class Engine:
         except Exception as error:
             raise EngineError(f"encode: {error}") from error
         return latents
+
+    def write(self, cache: FrameCache, slots: Sequence[int], frames: Sequence[np.ndarray]) -> None:
+        """Fill slots that were just allocated, of any number of sessions, by one call.
+
+        frames   `float32[len(slots), tokens, heads, head_dim]` per pool, C-contiguous
+        """
+        if self._write is None:
+            cache.write(slots, frames)
+            return
+        with cache.writing():
+            binding, slot = self._write.io_binding(), np.asarray(slots, np.int32)
+            _bind_input(binding, "slot", slot)
+            for index, (frame, pool) in enumerate(zip(frames, cache.pools, strict=True)):
+                kind, layer = "value" if index % 2 else "key", index // 2
+                _bind_input(binding, f"{kind}_{layer}", frame)
+                _bind_input(binding, f"{kind}_pool_{layer}", pool)
+                _bind_output(binding, f"{kind}_pool_out_{layer}", pool)  # the same memory: written in place
+            try:
+                self._write.run_with_iobinding(binding)
+            except Exception as error:
+                raise EngineError(f"write: {error}") from error
 
 
 class Workspace:
@@ -182,15 +214,19 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _load(package: Package, file: str, threads: int, inputs: Shapes, outputs: Shapes) -> ort.InferenceSession:
+def _load(
+    package: Package, name: str, choice: FormChoice, threads: int, inputs: Shapes, outputs: Shapes
+) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # errors come as exceptions
     # Threads that spin between runs win little alone and cost a lot beside any other load.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    path = package.path(file)
+    path = package.path(package.spec.graphs[choice.graph(name)])
     try:
+        if choice.library is not None:
+            options.register_custom_ops_library(choice.library.path)
         graph = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise WorldError(f"{path}: ONNX Runtime cannot load it: {error}") from None
@@ -227,16 +263,18 @@ def _graph_shapes(spec: WorldSpec) -> tuple[dict[str, Shapes], dict[str, Shapes]
         **latent, "level": (floats, (None,)), "action": (floats, (None, spec.action_space.width)),
         "slot_table": table, "slot_age": table,
     }  # fmt: skip
-    slots: Shapes = {}
-    for layer in range(spec.cache.layers):
-        for kind in ("key", "value"):
-            generator[f"{kind}_pool_{layer}"] = slots[f"{kind}_{layer}"] = (
-                floats,
-                (None, *spec.cache.slot_shape),
-            )
+    pairs = [(kind, layer) for layer in range(spec.cache.layers) for kind in ("key", "value")]
+    frames = (floats, (None, *spec.cache.slot_shape))
+    slots: Shapes = {f"{kind}_{layer}": frames for kind, layer in pairs}
+    pools: Shapes = {f"{kind}_pool_{layer}": frames for kind, layer in pairs}
+    written: Shapes = {f"{kind}_pool_out_{layer}": frames for kind, layer in pairs}
+    generator |= pools
     estimate: Shapes = {"clean": latent["latent"], "confidence_logit": (floats, (None,))}
-    inputs = {"denoise": generator, "commit": generator, "decode": latent, "encode": frame}
-    outputs = {"denoise": estimate, "commit": slots, "decode": frame, "encode": latent}
+    target: Shapes = {"slot": (ints, (None,))}
+    inputs = {
+        "denoise": generator, "commit": generator, "decode": latent, "encode": frame, "write": target | slots | pools,
+    }  # fmt: skip
+    outputs = {"denoise": estimate, "commit": slots, "decode": frame, "encode": latent, "write": written}
     return inputs, outputs
 
 

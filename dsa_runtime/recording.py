@@ -47,6 +47,8 @@ class Recording:
     version: str
     fingerprint: str
     """Of the world, see `WorldSpec.fingerprint`."""
+    form: str
+    """In which the generator ran, `op` or `plain`: they differ in rounding."""
     seed: int
     first_tick: int = 0
     """The tick of the first decision."""
@@ -55,9 +57,9 @@ class Recording:
     decisions: list[Decision] = field(default_factory=list)
 
     @classmethod
-    def of(cls, spec: WorldSpec, seed: int, first_tick: int = 0, snapshot: bytes | None = None) -> Recording:
+    def of(cls, spec: WorldSpec, form: str, seed: int, first_tick: int = 0, snapshot: bytes | None = None) -> Recording:
         """The recording of a session in the world `spec`, in which nothing has happened yet."""
-        return cls(spec.name, spec.version, spec.fingerprint, seed, first_tick, snapshot)
+        return cls(spec.name, spec.version, spec.fingerprint, form, seed, first_tick, snapshot)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the recording as JSON, one line per decision. A file of that name is replaced, or kept whole."""
@@ -67,6 +69,7 @@ class Recording:
             "world": self.world,
             "version": self.version,
             "fingerprint": self.fingerprint,
+            "form": self.form,
             "seed": self.seed,
             "first_tick": self.first_tick,
             "snapshot": None if self.snapshot is None else base64.b64encode(self.snapshot).decode(),
@@ -124,12 +127,14 @@ class _Document:
     world: str
     version: str
     fingerprint: str
+    form: str
     seed: int
     first_tick: int
     snapshot: Any
     decisions: tuple[_Entry, ...]
 
     def __post_init__(self) -> None:
+        _check(self.form in ("op", "plain"), "form", f"must be 'op' or 'plain', got {_short(self.form)}")
         _check(0 <= self.seed < 2**64, "seed", f"must lie in 0..2**64 - 1, got {self.seed}")
         _check(0 <= self.first_tick < 2**63, "first_tick", f"must lie in 0..2**63 - 1, got {self.first_tick}")
         from_reset = self.snapshot is None
@@ -152,7 +157,9 @@ def _decode(document: dict[str, Any], where: str) -> Recording:
         Decision(entry.action, entry.steps, None if entry.threshold is None else float(entry.threshold), entry.digest)
         for entry in read.decisions
     ]
-    return Recording(read.world, read.version, read.fingerprint, read.seed, read.first_tick, snapshot, decisions)
+    return Recording(
+        read.world, read.version, read.fingerprint, read.form, read.seed, read.first_tick, snapshot, decisions
+    )
 
 
 def _plain(action: Any) -> Any:

@@ -51,8 +51,9 @@ def _replay(world: World, recording: Recording, verify: bool) -> Iterator[Tick]:
             if verify and (drawn := digest(tick.pixels)) != decision.digest:
                 raise RecordingError(
                     f"tick {tick.tick}: drew another frame (digest {drawn}, recorded {decision.digest}). Frames are "
-                    "the same bit for bit only on the same kind of machine, with the same number of threads and the "
-                    "same onnxruntime; if those are, the recording was changed"
+                    "the same bit for bit only in the same form (recorded in the "
+                    f"{recording.form} form, this is {world.form}), on the same kind of machine, with the same number "
+                    "of threads and the same onnxruntime; if those are, the recording was changed"
                 )
             yield tick
 

@@ -61,7 +61,7 @@ class Runtime:
             slots = [self.cache.allocate() for _ in range(len(frames[0]))]
             for slot in slots:
                 window.push(slot)
-            self.cache.write(slots, frames)
+            self.engine.write(self.cache, slots, frames)
         except BaseException:
             window.close()
             raise

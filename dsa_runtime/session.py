@@ -165,7 +165,7 @@ class Session:
             parts = self._worker.call(lambda runner: runtime.context(runner, self.latency, seed, history))
             picture = self._replace(*parts, self._controller)
             if self._recording is not None:
-                self._recording = Recording.of(self.spec, seed)
+                self._recording = Recording.of(self.spec, self._recording.form, seed)
             return picture
 
     def snapshot(self) -> bytes:
@@ -191,7 +191,7 @@ class Session:
             window = self._runtime.window_of(found.frames, self._past.maxlen or 0)
             picture = self._replace(window, found.state, shown, found.controller)
             if self._recording is not None:
-                self._recording = Recording.of(self.spec, self.seed, self.tick, bytes(snapshot))
+                self._recording = Recording.of(self.spec, self._recording.form, self.seed, self.tick, bytes(snapshot))
             return picture
 
     def rewind(self, ticks: int) -> np.ndarray:

@@ -20,6 +20,7 @@ from typing import Any
 from . import strict_json
 from .actions import ActionSpace, Box, Discrete, MultiBinary
 from .errors import WorldError
+from .ops.schema import DOMAIN as OPS_DOMAIN
 
 __all__ = [
     "FORMAT", "FORMAT_VERSION", "ActionSpace", "Box", "CacheSpec", "CalibrationSpec", "Curve", "Discrete",
@@ -32,9 +33,7 @@ FORMAT_VERSION = 1
 SPEC_FILE = "world.json"
 SEEDS_FILE = "seeds.npz"
 REQUIRED_GRAPHS = ("denoise", "commit", "decode", "encode")
-OPTIONAL_GRAPHS = ("denoise_op", "commit_op")  # the same graphs with the custom operator
-OPS_DOMAIN = "dsa"
-OPS_VERSION = 1
+OPTIONAL_GRAPHS = ("denoise_op", "commit_op", "write_op")  # the graphs that hold custom operators
 
 _WORLD_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
@@ -144,14 +143,16 @@ class ScheduleSpec:
 
 @dataclass(frozen=True)
 class OpsSpec:
-    """The custom operators that the graphs may use."""
+    """The custom operators that the graphs of the op form use: those of `version` and older.
+
+    A runtime whose operators are older runs the plain form."""
 
     domain: str
     version: int
 
     def __post_init__(self) -> None:
         _check(self.domain == OPS_DOMAIN, "domain", f"this runtime knows {OPS_DOMAIN!r}, got {self.domain!r}")
-        _check(self.version == OPS_VERSION, "version", f"this runtime knows {OPS_VERSION}, got {self.version}")
+        _in_range("version", self.version, 1, 1 << 30)
 
 
 @dataclass(frozen=True)

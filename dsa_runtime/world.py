@@ -12,6 +12,7 @@ from .arguments import check_count, check_seed, check_threads
 from .controller import Controller
 from .engine import Engine
 from .errors import SessionError
+from .form import Form, choose_form
 from .frame_cache import FrameCache
 from .latency import LatencyModel
 from .package import Package, open_package
@@ -26,17 +27,23 @@ if TYPE_CHECKING:
     from .doctor import Diagnosis
 
 
-def load_world(path_or_name: str | os.PathLike[str] | None = None, *, threads: int | None = None) -> World:
+def load_world(
+    path_or_name: str | os.PathLike[str] | None = None, *, threads: int | None = None, form: str = "auto"
+) -> World:
     """Load and verify a world.
 
     path_or_name   a package folder, a `.dsaworld` archive, or the name of a bundled world (None: the default)
     threads        threads per graph; None for one per core that this process may use
+    form           `op` for the compiled attention operators, `plain` for standard ONNX operators, which are slower
+                   and run everywhere; `auto` takes the operators where they were built. Both draw the same frames up
+                   to rounding; `World.form` and `dsa info` say which it is
 
-    Raises `WorldError`, naming the file, before anything of a damaged or unsafe package is run.
+    Raises `WorldError`, naming the file, before anything of a damaged or unsafe package is run, and `EngineError` for
+    `form="op"` where it is not possible.
     """
     package = open_package(path_or_name)
     try:
-        return World(package, threads)
+        return World(package, threads, form)
     except BaseException:
         package.close()
         raise
@@ -45,7 +52,7 @@ def load_world(path_or_name: str | os.PathLike[str] | None = None, *, threads: i
 class World:
     """A trained world: its spec, its graphs and the pool of cached frames. Constant and thread-safe."""
 
-    def __init__(self, package: Package, threads: int | None = None) -> None:
+    def __init__(self, package: Package, threads: int | None = None, form: str = "auto") -> None:
         """For `load_world`. Takes over the package."""
         self.spec: WorldSpec = package.spec
         self._package = package
@@ -54,6 +61,8 @@ class World:
         self._cache = FrameCache(package.spec.cache)
         self._runtimes: dict[int | None, Runtime] = {}
         self._loading = threading.Lock()
+        self.form: Form = choose_form(package.spec, form).form
+        """In which form the generator runs: `op` or `plain`."""
         self._runtime(self._threads)
 
     def session(
@@ -104,7 +113,7 @@ class World:
         window, state, picture = parts
         session = Session(runtime, window, state, controller, latency, on_miss, history, picture)
         if record:
-            session._recording = Recording.of(self.spec, seed)
+            session._recording = Recording.of(self.spec, self.form, seed)
         return session
 
     @property
@@ -129,5 +138,5 @@ class World:
     def _runtime(self, threads: int | None) -> Runtime:
         with self._loading:
             if threads not in self._runtimes:
-                self._runtimes[threads] = Runtime(Engine(self._package, threads), self._cache, self._seeds)
+                self._runtimes[threads] = Runtime(Engine(self._package, threads, self.form), self._cache, self._seeds)
             return self._runtimes[threads]

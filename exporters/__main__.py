@@ -1,4 +1,4 @@
-"""`python -m exporters`: train a world, package it, verify the package."""
+"""`python -m exporters`: train a world, package it, verify the package, bring an older package up to date."""
 
 from __future__ import annotations
 
@@ -21,12 +21,15 @@ def parser() -> argparse.ArgumentParser:
     package.add_argument("config", type=Path)
     package.add_argument("folder", type=Path, help="folder to write; an older package there is replaced")
     package.add_argument("--runs", type=Path, default=Path("runs"))
-    verify = commands.add_parser("verify", help="compare a package in onnxruntime with the torch checkpoint")
+    verify = commands.add_parser("verify", help="compare a package in onnxruntime, in every form, with torch")
     verify.add_argument("config", type=Path)
     verify.add_argument("package", type=Path)
     verify.add_argument("--runs", type=Path, default=Path("runs"))
     verify.add_argument("--frames", type=int, default=1000)
     verify.add_argument("--json", action="store_true")
+    reexport = commands.add_parser("reexport", help="bring a package's graphs up to date; needs no checkpoint")
+    reexport.add_argument("config", type=Path, help="the package's recipe, for the shape of its generator")
+    reexport.add_argument("package", type=Path, help="folder of the package; its weights stay as they are")
     return top
 
 

@@ -12,6 +12,7 @@ import torch
 from dsa_runtime.spec import ScheduleSpec
 from exporters.packaging.clips import pick_clips
 from exporters.packaging.describe import action_space, calibration_spec, frame_spec
+from exporters.packaging.reexport import reexport_package
 from exporters.packaging.verify import verify_package
 from exporters.packaging.write import WorldDescription, write_package
 from exporters.recording.dataset import Dataset
@@ -48,6 +49,18 @@ def verify(options: argparse.Namespace) -> int:
     return 0 if result.passed else 1
 
 
+def reexport(options: argparse.Namespace) -> int:
+    """Write a package's graphs again from its own weights."""
+    config = load_config(options.config)
+    result = reexport_package(options.package, config.teacher.model, {"command": _command(), "commit": _commit()})
+    for file, change in result.files.items():
+        print(f"{file}: {change}")
+    for graph, difference in result.plain.items():
+        print(f"{graph}: plain form before and after at most {difference.largest:.2g} apart")
+    print(f"forms run: {', '.join(result.forms)}")
+    return 0
+
+
 def write(config: TrainConfig, trained: Trained, folder: Path) -> None:
     """Export a finished run as a world package."""
     assert trained.generator is not None and trained.calibration is not None
@@ -67,7 +80,7 @@ def write(config: TrainConfig, trained: Trained, folder: Path) -> None:
         provenance={
             "source": dataset.spec.source,
             "recorded_frames": {name: split.frames for name, split in dataset.spec.splits.items()},
-            "command": "python -m exporters " + " ".join(sys.argv[1:]),
+            "command": _command(),
             "commit": _commit(),
             "seed": config.seed,
             "gates": trained.gates,
@@ -77,6 +90,10 @@ def write(config: TrainConfig, trained: Trained, folder: Path) -> None:
     spec = write_package(folder, trained.generator, trained.autoencoder, description, contexts, card)
     size = sum(entry.bytes for entry in spec.files.values())
     print(f"{folder}: {spec.name} {spec.version}, {size / 2**20:.1f} MiB in {len(spec.files)} files")
+
+
+def _command() -> str:
+    return "python -m exporters " + " ".join(sys.argv[1:])
 
 
 def _commit() -> str:

@@ -24,6 +24,12 @@ def add_play(parser: argparse.ArgumentParser, ticks: int) -> None:
         "--threshold", type=float, metavar="C", help="confidence that is enough, 0..1 (default: the world's)"
     )
     parser.add_argument("--threads", type=int, metavar="N", help="threads per graph (default: one per usable core)")
+    parser.add_argument(
+        "--form",
+        default="auto",
+        metavar="F",
+        help="op (compiled attention) or plain (standard operators); auto takes op where it can (default: %(default)s)",
+    )
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

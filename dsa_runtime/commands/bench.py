@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> Result:
     from ..world import load_world
 
-    with load_world(options.world, threads=options.threads) as world:
+    with load_world(options.world, threads=options.threads, form=options.form) as world:
         document = bench_world(world, seed=options.seed, ticks=options.ticks, threshold=options.threshold)
     return Result(document, bench_text(document))
 

@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> Result:
 
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)  # before the work: a folder that cannot be made should fail now
-    with load_world(options.world, threads=options.threads) as world:
+    with load_world(options.world, threads=options.threads, form=options.form) as world:
         with _progress(options.ticks, "playing") as bar:
             play = play_world(
                 world,

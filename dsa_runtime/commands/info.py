@@ -49,17 +49,29 @@ def describe_runtime() -> dict[str, Any]:
         "package_format": FORMAT_VERSION,
         "machine": machine,
         "providers": providers,
-        "operator_library": None,
+        "operator_library": _operators(),
         "problems": problems,
     }
 
 
+def _operators() -> dict[str, Any]:
+    """The operator library, or why there is none."""
+    from ..ops.library import LibraryMissing, find
+
+    try:
+        return {"available": True, **vars(find())}
+    except LibraryMissing as problem:
+        return {"available": False, "problem": str(problem)}
+
+
 def describe_world(path_or_name: str) -> dict[str, Any]:
     """The gist of a world's spec, as plain JSON values. Verifies the package's files, runs nothing."""
+    from ..form import choose_form
     from ..package import open_package
 
     with open_package(path_or_name) as package:
         spec, source = package.spec, str(package.source)
+    choice = choose_form(spec)
     space = spec.to_dict()["action_space"]
     return {
         "name": spec.name,
@@ -72,6 +84,8 @@ def describe_world(path_or_name: str) -> dict[str, Any]:
         "actions": {"type": space["type"], "names": list(space["names"])},
         "steps": spec.schedule.steps,
         "window": spec.cache.window,
+        "form": choice.form,
+        "form_reason": choice.reason,
         "default_threshold": spec.calibration.default_threshold,
         "native_budget_ms": spec.frame.period_ms,
     }
@@ -87,12 +101,19 @@ def runtime_text(document: dict[str, Any]) -> str:
             ("python", f"{machine['python']}, numpy {machine['numpy']}"),
             ("onnxruntime", machine["onnxruntime"]),
             ("providers", ", ".join(document["providers"])),
-            ("operator library", "not built; worlds run in their plain ONNX form"),
+            ("operator library", _operators_text(document["operator_library"])),
             *(("PROBLEM", problem) for problem in document["problems"]),
         ]
     )
     worlds = [world_text(world) for world in document["worlds"]] or ["No world is bundled with this installation."]
     return "\n\n".join([text, *worlds])
+
+
+def _operators_text(operators: dict[str, Any]) -> str:
+    if not operators["available"]:
+        return f"{operators['problem']}. Worlds run in their plain ONNX form"
+    cuda = operators["cuda"] or "left out"
+    return f"version {operators['version']}, CPU: {operators['instruction_set']}, CUDA: {cuda} ({operators['path']})"
 
 
 def world_text(world: dict[str, Any]) -> str:
@@ -106,6 +127,7 @@ def world_text(world: dict[str, Any]) -> str:
             ("actions", f"{actions['type']}: {', '.join(actions['names'])}"),
             ("denoising", f"1 to {world['steps']} steps, threshold {world['default_threshold']:.2f} by default"),
             ("memory", f"{world['window']} frames"),
+            ("form", f"{world['form']}: {world['form_reason']}"),
             ("package", f"{world['path']}, {world['bytes'] / 1e6:.1f} MB"),
         ]
     )

@@ -18,6 +18,7 @@ def describe_machine() -> dict[str, str | int]:
         "python": platform.python_version(),
         "numpy": version("numpy"),
         "onnxruntime": version("onnxruntime") if installed("onnxruntime") else version("onnxruntime-gpu"),
+        "operators": _operators(),
     }
 
 
@@ -32,6 +33,15 @@ def version(distribution: str) -> str:
 def installed(distribution: str) -> bool:
     """Whether a distribution is installed."""
     return version(distribution) != "not installed"
+
+
+def _operators() -> str:
+    from ..ops.library import LibraryMissing, find
+
+    try:
+        return f"{find().version}, {find().instruction_set}"
+    except LibraryMissing:
+        return "none"
 
 
 def _cpu_name() -> str:

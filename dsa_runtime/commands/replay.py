@@ -42,7 +42,9 @@ def run(options: argparse.Namespace) -> Result:
         raise RecordingError(f"{options.file}.decisions: it holds no tick; record with `world.session(record=True)`")
     shown: list[Tick] = []
     steps = 0
-    with load_world(options.world or _bundled(recording), threads=options.threads) as world:
+    # Bit for bit needs the recorded form; for looking at it any will do.
+    form = recording.form if options.verify else "auto"
+    with load_world(options.world or _bundled(recording), threads=options.threads, form=form) as world:
         started = time.perf_counter()
         for tick in replay(world, recording, verify=options.verify):
             steps += tick.steps

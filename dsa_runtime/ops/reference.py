@@ -48,6 +48,28 @@ def paged_frame_attention(
     return output.astype(query.dtype, copy=False)
 
 
+def paged_frame_write(frame: np.ndarray, pool: np.ndarray, slot: np.ndarray) -> np.ndarray:
+    """The pool with every frame in its slot: how the sessions of a batch commit, one row each.
+
+    frame     float[B, T, H, D]
+    pool      float[S, T, H, D]   not changed
+    slot      int32[B]            where each frame goes; -1 writes nothing
+    returns   float[S, T, H, D]   in the dtype of `pool`
+
+    The kernels work in place where a caller binds input and output to the same memory: then only the slots named
+    are touched, and the cost does not depend on S. The result is the same. Raises ValueError for a slot outside of
+    -1..S-1 and for a slot named twice, for which there is no right answer.
+    """
+    if slot.min(initial=0) < -1 or slot.max(initial=-1) >= len(pool):
+        raise ValueError(f"slot: must lie in -1..{len(pool) - 1}, got {slot.tolist()}")
+    filled = slot[slot >= 0]
+    if len(np.unique(filled)) < len(filled):
+        raise ValueError(f"slot: named twice in {slot.tolist()}")
+    written: np.ndarray = pool.copy()
+    written[filled] = frame[slot >= 0]
+    return written
+
+
 def rotate(array: np.ndarray, position: int, temporal_dims: int, theta: float) -> np.ndarray:
     """`array` float[..., D] rotated by `position`: rotary embedding on the first `temporal_dims` dimensions.
 

@@ -1,4 +1,9 @@
-"""The custom operators of domain `dsa`, version 1, as data, for kernels, exporters and tests."""
+"""The custom operators of domain `dsa`, version 1, as data, for kernels, exporters and tests.
+
+An entry of `slot_table` and `slot` is -1, for none, or a slot of the pool, 0..S-1. On the CPU anything else is an
+error, raised before anything is computed or written. On a GPU, where the tables lie in device memory, a session with
+another entry gets NaN, and nothing is read or written out of bounds.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +20,15 @@ class Tensor:
 
     name: str
     dtype: Literal["float", "int32"]
-    """`float` stands for float32, float16 or bfloat16, the same for all tensors of one call."""
+    """`float` stands for float32, float16 or bfloat16 (CUDA only), the same for all tensors of one call; on the CPU the
+    pools of float32 attention may be float16."""
     shape: str
 
 
 @dataclass(frozen=True)
 class Attribute:
+    """One attribute; all are required."""
+
     name: str
     kind: Literal["float", "int"]
     meaning: str
@@ -47,10 +55,21 @@ PAGED_FRAME_ATTENTION = Operator(
     ),
     outputs=(Tensor("output", "float", "B T H D"),),
     attributes=(
-        Attribute("scale", "float", "factor of the scores; 1 / sqrt(D) unless stated"),
+        Attribute("scale", "float", "factor of the scores, usually 1 / sqrt(D)"),
         Attribute("temporal_dims", "int", "leading dimensions of a head that are rotated by age; even, 0 for none"),
         Attribute("theta", "float", "base of the rotation frequencies"),
     ),
 )
 
-OPERATORS = (PAGED_FRAME_ATTENTION,)
+PAGED_FRAME_WRITE = Operator(
+    name="PagedFrameWrite",
+    inputs=(
+        Tensor("frame", "float", "B T H D"),
+        Tensor("pool", "float", "S T H D"),
+        Tensor("slot", "int32", "B"),
+    ),
+    outputs=(Tensor("written", "float", "S T H D"),),
+    attributes=(),
+)
+
+OPERATORS = (PAGED_FRAME_ATTENTION, PAGED_FRAME_WRITE)

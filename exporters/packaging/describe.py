@@ -6,7 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from dsa_runtime import strict_json
-from dsa_runtime.spec import ActionSpace, Box, CalibrationSpec, Discrete, FrameSpec, MultiBinary
+from dsa_runtime.spec import (
+    ActionSpace,
+    Box,
+    CacheSpec,
+    CalibrationSpec,
+    Discrete,
+    FrameSpec,
+    LatentSpec,
+    MultiBinary,
+)
+from exporters.model.generator import GeneratorConfig
 from exporters.recording.dataset import DatasetSpec
 
 _SPACES: dict[str, type[Discrete] | type[MultiBinary] | type[Box]] = {
@@ -29,3 +39,22 @@ def action_space(dataset: DatasetSpec) -> ActionSpace:
 def calibration_spec(table: Mapping[str, Any]) -> CalibrationSpec:
     """The calibration stage's table as the spec's; raises `WorldError` naming a field that does not fit."""
     return strict_json.decode(CalibrationSpec, dict(table), "calibration")
+
+
+def latent_spec(config: GeneratorConfig) -> LatentSpec:
+    """The latent of a generator."""
+    return LatentSpec(config.latent_channels, config.latent_height, config.latent_width)
+
+
+def cache_spec(config: GeneratorConfig) -> CacheSpec:
+    """The frame cache of a generator."""
+    return CacheSpec(
+        layers=config.depth,
+        heads=config.heads,
+        head_dim=config.head_dim,
+        tokens=config.tokens,
+        window=config.window,
+        sink=0,
+        temporal_dims=config.temporal_dims,
+        theta=config.theta,
+    )

@@ -1,25 +1,23 @@
-"""The four graphs of a world package as torch modules, with exactly the inputs and outputs that the runtime binds.
+"""The graphs of a world package as torch modules, with exactly the inputs and outputs that the runtime binds.
 
 B sessions, S pool slots, T tokens of a frame, H heads, D head width, W window, A action width, C latent channels;
-B and S are free in every graph.
+B and S are free in every graph. The generator's graphs come in the runtime's two forms (`dsa_runtime.form`), with the
+same inputs, outputs and weights: plain, and with one `dsa.PagedFrameAttention` node per layer.
 """
 
 from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from dsa_runtime.form import Form
 from exporters.model import attention
 from exporters.model.autoencoder import Autoencoder, pictures_to_float, pictures_to_uint8
 from exporters.model.generator import Attend, Generator, GeneratorConfig
 from exporters.packaging import translate
-
-Form = Literal["plain", "op"]
-"""`plain`: standard ONNX operators only. `op`: one `dsa.PagedFrameAttention` node per layer."""
 
 PICTURE_SCALE = 8
 """Side of a picture over the side of its latent."""
@@ -30,6 +28,7 @@ class Graph:
     """A module to be exported, an example of its inputs, and the names by which the runtime knows them."""
 
     name: str
+    """As in `WorldSpec.graphs`."""
     module: nn.Module
     inputs: dict[str, Tensor]
     free: dict[str, str]
@@ -70,6 +69,16 @@ class CommitGraph(nn.Module):
         attends = paged_attends(self.generator.config, self.form, slot_table, slot_age, pools)
         keys, values = self.generator.keys_values(latent, level, action, attends)
         return tuple(tensor for pair in zip(keys, values, strict=True) for tensor in pair)
+
+
+class WriteGraph(nn.Module):
+    """Frames of B sessions into their slots of all pools: key, value per layer, each float32[S, T, H, D]."""
+
+    def forward(self, slot: Tensor, *frames_and_pools: Tensor) -> tuple[Tensor, ...]:
+        """slot int32[B] (-1: nothing written); frames [B, T, H, D] as `CommitGraph` returns them, then the pools."""
+        layers = len(frames_and_pools) // 2
+        frames, pools = frames_and_pools[:layers], frames_and_pools[layers:]
+        return tuple(translate.paged_frame_write(frame, pool, slot) for frame, pool in zip(frames, pools, strict=True))
 
 
 class DecodeGraph(nn.Module):
@@ -115,28 +124,33 @@ def paged_attends(
     ]
 
 
-def generator_graphs(generator: Generator, form: Form = "plain") -> list[Graph]:
-    """`denoise` and `commit`."""
+def generator_graphs(generator: Generator, form: Form) -> list[Graph]:
+    """`denoise` and `commit`, or `denoise_op`, `commit_op` and `write_op`."""
     c = generator.config
     # Sizes of the example: none is 1 and free sizes differ from all others, or tracing would take them for constants.
     batch, slots = 2, c.window + 3
-    inputs = {
+    names = [f"{kind}_{layer}" for layer in range(c.depth) for kind in ("key", "value")]
+    pools = {name.replace("_", "_pool_"): torch.zeros(slots, c.tokens, c.heads, c.head_dim) for name in names}
+    state = {
         "latent": torch.zeros(batch, c.latent_channels, c.latent_height, c.latent_width),
         "level": torch.ones(batch),
         "action": torch.zeros(batch, c.action_width),
         "slot_table": torch.zeros(batch, c.window, dtype=torch.int32),
         "slot_age": torch.ones(batch, c.window, dtype=torch.int32),
     }
-    free = dict.fromkeys(inputs, "B")
-    names = [f"{kind}_{layer}" for layer in range(c.depth) for kind in ("key", "value")]
-    for name in names:
-        pool = name.replace("_", "_pool_")
-        inputs[pool] = torch.zeros(slots, c.tokens, c.heads, c.head_dim)
-        free[pool] = "S"
-    return [
-        Graph("denoise", DenoiseGraph(generator, form), inputs, free, ("clean", "confidence_logit")),
-        Graph("commit", CommitGraph(generator, form), inputs, free, tuple(names)),
+    inputs, free = {**state, **pools}, dict.fromkeys(state, "B") | dict.fromkeys(pools, "S")
+    suffix = "" if form == "plain" else "_op"
+    graphs = [
+        Graph(f"denoise{suffix}", DenoiseGraph(generator, form), inputs, free, ("clean", "confidence_logit")),
+        Graph(f"commit{suffix}", CommitGraph(generator, form), inputs, free, tuple(names)),
     ]
+    if form == "op":
+        frames = {name: torch.zeros(batch, c.tokens, c.heads, c.head_dim) for name in names}
+        frames = {"slot": torch.zeros(batch, dtype=torch.int32), **frames}
+        written = tuple(name.replace("_", "_pool_out_") for name in names)
+        free = dict.fromkeys(frames, "B") | dict.fromkeys(pools, "S")
+        graphs.append(Graph("write_op", WriteGraph(), {**frames, **pools}, free, written))
+    return graphs
 
 
 def autoencoder_graphs(autoencoder: Autoencoder, latent_height: int, latent_width: int) -> list[Graph]:

@@ -7,6 +7,7 @@ are part of the rotation, and a rotation is a product with a permutation instead
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -57,3 +58,11 @@ def lean_generator(generator: Generator) -> Generator:
     copy.load_state_dict(generator.state_dict())
     copy.blocks = nn.ModuleList(LeanBlock(block) for block in generator.blocks)
     return copy.eval().requires_grad_(False)
+
+
+def norm_scales(cosine: np.ndarray) -> np.ndarray:
+    """float32[2, D]: the scales of the query and key norms that a block's `cosine` was made with.
+
+    The first token is at the origin, where nothing is turned.
+    """
+    return cosine[0, :, 0]

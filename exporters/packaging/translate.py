@@ -1,7 +1,7 @@
-"""`PagedFrameAttention` as one operator: opaque to torch's tracing, one node of domain `dsa` in ONNX.
+"""The custom operators in torch: opaque to its tracing, one node of domain `dsa` each in ONNX.
 
-In torch the operator computes what `exporters.model.attention.paged_attention` does. Nothing is registered with torch
-or onnx before it is asked for.
+In torch they compute what `dsa_runtime.ops.reference` defines. Nothing is registered with torch or onnx before it is
+asked for.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import onnxscript
 import torch
 from torch import Tensor
 
-from dsa_runtime.ops.schema import DOMAIN, PAGED_FRAME_ATTENTION, VERSION, Operator
+from dsa_runtime.ops.schema import DOMAIN, OPERATORS, VERSION, Operator
 from exporters.model import attention
 
-_SIGNATURE = (
+_ATTENTION_SIGNATURE = (
     "(Tensor query, Tensor key, Tensor value, Tensor key_pool, Tensor value_pool, Tensor slot_table, "
     "Tensor slot_age, float scale, int temporal_dims, float theta) -> Tensor"
 )
+_WRITE_SIGNATURE = "(Tensor frame, Tensor pool, Tensor slot) -> Tensor"
 
 
 def paged_frame_attention(
@@ -37,20 +38,27 @@ def paged_frame_attention(
 ) -> Tensor:
     """`attention.paged_attention` behind the operator that `translation_table` knows; same arguments and result."""
     scale = query.shape[-1] ** -0.5
-    result: Tensor = _operator()(
+    result: Tensor = _attention()(
         query, key, value, key_pool, value_pool, slot_table, slot_age, scale, temporal_dims, theta
     )
     return result
 
 
+def paged_frame_write(frame: Tensor, pool: Tensor, slot: Tensor) -> Tensor:
+    """`dsa_runtime.ops.reference.paged_frame_write` of tensors, behind an operator as well; `pool` is not changed."""
+    result: Tensor = _write()(frame, pool, slot)
+    return result
+
+
 def translation_table() -> dict[Callable[..., Any], Callable[..., Any]]:
     """`custom_translation_table` of `torch.onnx.export`."""
-    _register_schema(PAGED_FRAME_ATTENTION)
-    return {_operator(): _translate}
+    for operator in OPERATORS:
+        _register_schema(operator)
+    return {_attention(): _translate_attention, _write(): _translate_write}
 
 
 @functools.cache
-def _operator() -> Any:
+def _attention() -> Any:
     def compute(
         query: Tensor, key: Tensor, value: Tensor, key_pool: Tensor, value_pool: Tensor,
         slot_table: Tensor, slot_age: Tensor, scale: float, temporal_dims: int, theta: float,
@@ -61,12 +69,25 @@ def _operator() -> Any:
             query, key, value, key_pool, value_pool, slot_table, slot_age, temporal_dims, theta
         ).contiguous()
 
-    operator = torch.library.custom_op("dsa::paged_frame_attention", compute, mutates_args=(), schema=_SIGNATURE)
+    name = "dsa::paged_frame_attention"
+    operator = torch.library.custom_op(name, compute, mutates_args=(), schema=_ATTENTION_SIGNATURE)
     operator.register_fake(lambda query, *_: torch.empty_like(query, memory_format=torch.contiguous_format))
     return torch.ops.dsa.paged_frame_attention.default
 
 
-def _translate(
+@functools.cache
+def _write() -> Any:
+    def compute(frame: Tensor, pool: Tensor, slot: Tensor) -> Tensor:
+        written = pool.clone()
+        written[slot[slot >= 0].long()] = frame[slot >= 0]
+        return written
+
+    operator = torch.library.custom_op("dsa::paged_frame_write", compute, mutates_args=(), schema=_WRITE_SIGNATURE)
+    operator.register_fake(lambda frame, pool, slot: torch.empty_like(pool))
+    return torch.ops.dsa.paged_frame_write.default
+
+
+def _translate_attention(
     query: Any, key: Any, value: Any, key_pool: Any, value_pool: Any, slot_table: Any, slot_age: Any,
     scale: float, temporal_dims: int, theta: float,
 ) -> Any:  # fmt: skip
@@ -74,6 +95,10 @@ def _translate(
         query, key, value, key_pool, value_pool, slot_table, slot_age,
         scale=scale, temporal_dims=temporal_dims, theta=theta,
     )  # fmt: skip
+
+
+def _translate_write(frame: Any, pool: Any, slot: Any) -> Any:
+    return onnxscript.values.Opset(DOMAIN, VERSION).PagedFrameWrite(frame, pool, slot)
 
 
 def _register_schema(operator: Operator) -> None:

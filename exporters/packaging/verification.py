@@ -9,13 +9,18 @@ from typing import Any
 
 import numpy as np
 
+FORMS_APART = 1e-4
+"""Largest difference of a tensor between the forms of a package, which hold the same weights."""
+
 
 @dataclass(frozen=True)
 class Limits:
     """What a package must keep to."""
 
     tensor: float = 1e-3
-    """Largest difference of a clean estimate, logit, latent, key or value under equal inputs."""
+    """Largest difference of a clean estimate, logit, latent, key or value from torch's under equal inputs."""
+    forms: float = FORMS_APART
+    """Largest difference of a clean estimate, logit, key or value between the forms under equal inputs."""
     grey_levels: int = 1
     """Largest difference of a decoded picture under equal inputs: a value on the edge between two may round apart."""
     equal_steps: float = 0.995
@@ -63,7 +68,14 @@ class Verification:
     clips: int
     frames: int
     threshold: float
+    forms: tuple[str, ...]
+    """The package's forms that were checked, every one by itself. Played was the one that the SDK takes here."""
+    unchecked: str
+    """Why the form with custom operators was not; empty if it was."""
     graphs: dict[str, Difference]
+    """ONNX Runtime against torch, `decode` in grey levels. The generator's graphs are named with their form."""
+    between: dict[str, Difference]
+    """The form with custom operators against the plain one."""
     pictures: Difference
     """Of free play, in grey levels."""
     confidence: Difference
@@ -76,20 +88,23 @@ class Verification:
     def passed(self) -> bool:
         tensors = all(d.largest <= self.limits.tensor for name, d in self.graphs.items() if name != "decode")
         pictures = self.graphs["decode"].largest <= self.limits.grey_levels
-        return tensors and pictures and self.equal_steps >= self.limits.equal_steps
+        forms = all(d.largest <= self.limits.forms for d in self.between.values())
+        return tensors and pictures and forms and self.equal_steps >= self.limits.equal_steps
 
     def to_json(self) -> str:
         """One JSON object."""
         document: dict[str, Any] = asdict(self)
-        for name, difference in (*self.graphs.items(), ("pictures", self.pictures), ("confidence", self.confidence)):
-            target = document["graphs"] if name in self.graphs else document
-            target[name] = _summary(difference)
+        for part in ("graphs", "between"):
+            document[part] = {name: _summary(difference) for name, difference in getattr(self, part).items()}
+        for part in ("pictures", "confidence"):
+            document[part] = _summary(getattr(self, part))
         return json.dumps({**document, "passed": self.passed}, indent=1)
 
     def table(self) -> str:
         """The result for people."""
         rows = [("", "largest", "mean", "values apart")]
-        named = {**self.graphs, "play: pictures": self.pictures, "play: confidence": self.confidence}
+        between = {f"{name}, op - plain": difference for name, difference in self.between.items()}
+        named = {**self.graphs, **between, "play: pictures": self.pictures, "play: confidence": self.confidence}
         rows += [
             (name, f"{d.largest:.3g}", f"{d.mean:.3g}", f"{100 * d.apart / max(d.values, 1):.3g} %")
             for name, d in named.items()
@@ -98,6 +113,7 @@ class Verification:
         lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
         return "\n".join([
             f"{self.world} {self.version}: {self.frames} frames in {self.clips} clips, weights {self.weights}",
+            f"forms checked: {', '.join(self.forms)}" + (f"; not op: {self.unchecked}" if self.unchecked else ""),
             *lines,
             f"same denoising steps on {100 * self.equal_steps:.2f} % of frames at threshold {self.threshold:.3f} "
             f"(mean {self.mean_steps:.2f} steps); needed {100 * self.limits.equal_steps:.1f} %",

@@ -4,7 +4,8 @@ Every clip starts from real frames and repeats the player's recorded actions. Th
 as a user would; torch plays it again in the form the model was trained in (dense contexts). Two questions, two parts of
 the report:
 
-- graphs: the same inputs to both, at every denoising step of the torch rollout. How far apart are the outputs?
+- graphs: the same inputs to both, at every denoising step of the torch rollout. How far apart are the outputs? Asked of
+  each form of the package that can run here, and of the forms among each other.
 - play: both roll out on their own, on the same noise. How far apart are the pictures, and does torch stop after the
   same denoising step? Where it would not, that counts, and torch then follows the SDK's decision, so that one near-tie
   is counted once and not in every frame after it.
@@ -23,7 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dsa_runtime import World, load_world
-from dsa_runtime.engine import Engine
+from dsa_runtime.form import choose_form
 from dsa_runtime.noise import noise
 from dsa_runtime.package import Package, open_package
 from dsa_runtime.spec import WorldSpec
@@ -32,6 +33,7 @@ from exporters.model.flow import add_noise
 from exporters.model.generator import Context, Generator
 from exporters.model.rollout import Estimate, denoise_frame
 from exporters.packaging.clips import Clips, pick_clips
+from exporters.packaging.forms import compare_write, load_forms
 from exporters.packaging.rounding import deployed_autoencoder, deployed_generator
 from exporters.packaging.verification import STORED, TRAINED, Difference, Limits, Verification
 from exporters.packaging.write import copy_with_contexts
@@ -79,7 +81,10 @@ def verify_package(
         clips=len(wanted),
         frames=wanted.size,
         threshold=spec.calibration.default_threshold,
+        forms=tuple(comparison.engines),
+        unchecked="" if "op" in comparison.engines else choose_form(spec).reason,
         graphs=comparison.graphs,
+        between=comparison.between,
         pictures=comparison.pictures,
         confidence=comparison.confidence,
         equal_steps=float((wanted == played.steps).mean()),
@@ -117,10 +122,14 @@ class _Comparison:
     """Torch's side, and what was found so far. N clips are one batch."""
 
     def __init__(self, package: Package, generator: Generator, autoencoder: Autoencoder) -> None:
-        self.spec, self.engine = package.spec, Engine(package, threads=1)
+        self.spec, self.engines = package.spec, load_forms(package)
         self.generator, self.autoencoder = generator, autoencoder
-        names = ("encode", "denoise: clean", "denoise: logit", "commit", "decode")
-        self.graphs = {name: Difference() for name in names}
+        names = ("clean", "confidence_logit", "commit")
+        by_form = [f"{form}: {name}" for form in self.engines for name in names]
+        self.graphs = {name: Difference() for name in ("encode", *by_form, "decode")}
+        self.between = {name: Difference() for name in names} if "op" in self.engines else {}
+        if "op" in self.engines:
+            self.graphs["op: write"] = compare_write(package)
         self.pictures, self.confidence = Difference(), Difference()
 
     @torch.no_grad()
@@ -145,7 +154,7 @@ class _Comparison:
         """Encode and commit the real frames uint8[N, W, H, W, 3], oldest first."""
         flat = frames.reshape(-1, *frames.shape[2:])
         latent = self.autoencoder.encode(pictures_to_float(torch.from_numpy(flat)))
-        self.graphs["encode"].add(self.engine.encode(flat), latent.numpy())
+        self.graphs["encode"].add(self.engines["plain"].encode(flat), latent.numpy())
         context = self.generator.empty_context(len(frames))
         level = torch.full((len(frames),), self.spec.schedule.context_level)
         for i, clean in enumerate(latent.unflatten(0, frames.shape[:2]).unbind(1)):
@@ -163,14 +172,13 @@ class _Comparison:
         feed = _context_feed(context, action)
         for level, given, estimate in zip(levels, _inputs(levels, estimates, noises), estimates, strict=True):
             feed |= {"latent": given.numpy(), "level": np.full(count, level, np.float32)}
-            clean, logit = self.engine.graphs["denoise"].run(["clean", "confidence_logit"], feed)
-            self.graphs["denoise: clean"].add(clean, estimate.clean.numpy())
-            self.graphs["denoise: logit"].add(logit, estimate.logit.numpy())
+            self._run("denoise", feed, {"clean": estimate.clean, "confidence_logit": estimate.logit})
         return estimates
 
     def _decode(self, latent: Tensor) -> np.ndarray:
         pixels: np.ndarray = pictures_to_uint8(self.autoencoder.decode(latent)).numpy()
-        self.graphs["decode"].add(self.engine.graphs["decode"].run(["frame"], {"latent": latent.numpy()})[0], pixels)
+        decode = self.engines["plain"].graphs["decode"]
+        self.graphs["decode"].add(decode.run(["frame"], {"latent": latent.numpy()})[0], pixels)
         return pixels
 
     def _commit(self, clean: Tensor, action: Tensor, context: Context) -> Context:
@@ -182,11 +190,18 @@ class _Comparison:
             for kind, layers in (("key", after.keys), ("value", after.values))
             for layer, tensors in enumerate(layers)
         }
-        for output, tensor in zip(
-            self.engine.graphs["commit"].run(list(expected), feed), expected.values(), strict=True
-        ):
-            self.graphs["commit"].add(output, tensor.numpy())
+        self._run("commit", feed, expected)
         return after
+
+    def _run(self, graph: str, feed: dict[str, np.ndarray], expected: dict[str, Tensor]) -> None:
+        """Run a graph in every form, and add how far its outputs are from torch's and from each other's."""
+        results = {form: engine.graphs[graph].run(list(expected), feed) for form, engine in self.engines.items()}
+        for index, (output, tensor) in enumerate(expected.items()):
+            name = output if graph == "denoise" else graph
+            for form, result in results.items():
+                self.graphs[f"{form}: {name}"].add(result[index], tensor.numpy())
+            if self.between:
+                self.between[name].add(results["op"][index], results["plain"][index])
 
 
 def _inputs(levels: tuple[float, ...], estimates: list[Estimate], noises: list[Tensor]) -> list[Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 ALIGNMENT = 4096
@@ -12,10 +13,13 @@ ALIGNMENT = 4096
 class WeightsFile:
     """Collects tensors' bytes; equal bytes are stored once, whichever graph they come from."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, content: bytes = b"", spans: Iterable[tuple[int, int]] = ()) -> None:
+        """`content` is what an older file of that name holds, `spans` offset and length of its tensors, to be shared
+        and added to.
+        """
         self.name = name
-        self._content = bytearray()
-        self._offsets: dict[bytes, int] = {}
+        self._content = bytearray(content)
+        self._offsets = {hashlib.sha256(content[at : at + length]).digest(): at for at, length in spans}
 
     def __len__(self) -> int:
         """Bytes so far."""

@@ -15,20 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from dsa_runtime.engine import Engine
+from dsa_runtime.ops import schema
 from dsa_runtime.package import Package, open_package
 from dsa_runtime.seeds import load_seeds
 from dsa_runtime.spec import (
-    OPS_DOMAIN,
-    OPS_VERSION,
     SEEDS_FILE,
     SPEC_FILE,
     ActionSpace,
-    CacheSpec,
     CalibrationSpec,
     FileEntry,
     FrameSpec,
-    LatentSpec,
     OpsSpec,
     ScheduleSpec,
     WorldSpec,
@@ -36,7 +32,9 @@ from dsa_runtime.spec import (
 from exporters.model.autoencoder import Autoencoder
 from exporters.model.generator import Generator
 from exporters.packaging.clips import Clips
+from exporters.packaging.describe import cache_spec, latent_spec
 from exporters.packaging.export import export_graph
+from exporters.packaging.forms import check_forms
 from exporters.packaging.graphs import PICTURE_SCALE, Graph, autoencoder_graphs, generator_graphs
 from exporters.packaging.lean import lean_generator
 from exporters.packaging.rounding import deployed_autoencoder, deployed_generator
@@ -49,7 +47,11 @@ GRAPH_FILES = {
     "commit": "commit.plain.onnx",
     "decode": "decode.onnx",
     "encode": "encode.onnx",
+    "denoise_op": "denoise.onnx",
+    "commit_op": "commit.onnx",
+    "write_op": "write.onnx",
 }
+"""By name in the spec. The form with custom operators is the faster one and has the short names."""
 
 
 @dataclass(frozen=True)
@@ -81,30 +83,32 @@ def write_package(
     contexts   `window` frames each, and the actions that led to them, in the form of the action space
     card       text of card.md
 
-    The modules are not changed. The new package is opened and loaded with the runtime before it takes its place, so
-    that nothing is published that would not run. Raises `WorldError` or ValueError, and then `folder` is as it was.
+    The modules are not changed. The new package is opened, loaded with the runtime and its forms compared before it
+    takes its place, so that nothing is published that would not run. Raises `WorldError` or ValueError, and then
+    `folder` is as it was.
     """
     _check_fit(generator, autoencoder, description, contexts)
     c = generator.config
+    lean = lean_generator(deployed_generator(generator))
     graphs = [
-        *generator_graphs(lean_generator(deployed_generator(generator))),
+        *generator_graphs(lean, "plain"),
         *autoencoder_graphs(deployed_autoencoder(autoencoder), c.latent_height, c.latent_width),
+        *generator_graphs(lean, "op"),
     ]
-    with _replacing(folder) as partial:
-        _write_graphs(partial, graphs)
+    with replacing(folder) as partial:
+        write_graphs(partial, graphs, WeightsFile(WEIGHTS_FILE))
         write_contexts(partial, contexts)
         (partial / CARD_FILE).write_text(card, encoding="utf-8")
         spec = world_spec(generator, description, file_entries(partial))
         write_spec(partial, spec)
         with open_package(partial) as package:
-            Engine(package, threads=1)
+            check_forms(package)
             load_seeds(package.path(SEEDS_FILE), package.spec)
     return spec
 
 
 def world_spec(generator: Generator, description: WorldDescription, files: Mapping[str, FileEntry]) -> WorldSpec:
     """The spec of a package whose files are these."""
-    c = generator.config
     return WorldSpec(
         name=description.name,
         version=description.version,
@@ -112,19 +116,10 @@ def world_spec(generator: Generator, description: WorldDescription, files: Mappi
         description=description.description,
         frame=description.frame,
         action_space=description.action_space,
-        latent=LatentSpec(c.latent_channels, c.latent_height, c.latent_width),
-        cache=CacheSpec(
-            layers=c.depth,
-            heads=c.heads,
-            head_dim=c.head_dim,
-            tokens=c.tokens,
-            window=c.window,
-            sink=0,
-            temporal_dims=c.temporal_dims,
-            theta=c.theta,
-        ),
+        latent=latent_spec(generator.config),
+        cache=cache_spec(generator.config),
         schedule=description.schedule,
-        ops=OpsSpec(OPS_DOMAIN, OPS_VERSION),
+        ops=OpsSpec(schema.DOMAIN, schema.VERSION),
         graphs=GRAPH_FILES,
         calibration=description.calibration,
         files=files,
@@ -139,6 +134,13 @@ def file_entries(folder: Path) -> dict[str, FileEntry]:
         for path in sorted(folder.iterdir())
         if path.name != SPEC_FILE
     }
+
+
+def write_graphs(folder: Path, graphs: list[Graph], weights: WeightsFile) -> None:
+    """Write the graphs by their names in `GRAPH_FILES`, and the weights file with what they add to it."""
+    for graph in graphs:
+        (folder / GRAPH_FILES[graph.name]).write_bytes(export_graph(graph, weights))
+    weights.write(folder)
 
 
 def write_contexts(folder: Path, contexts: Clips) -> None:
@@ -177,15 +179,8 @@ def _check_fit(generator: Generator, autoencoder: Autoencoder, description: Worl
             raise ValueError(f"{what} differ: {one} and {other}")
 
 
-def _write_graphs(folder: Path, graphs: list[Graph]) -> None:
-    weights = WeightsFile(WEIGHTS_FILE)
-    for graph in graphs:
-        (folder / GRAPH_FILES[graph.name]).write_bytes(export_graph(graph, weights))
-    weights.write(folder)
-
-
 @contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
+def replacing(folder: Path) -> Iterator[Path]:
     """A new folder beside `folder` that takes its place if the block succeeds and vanishes if it fails."""
     folder = folder.resolve()
     if folder.exists() and not (folder / SPEC_FILE).is_file() and any(folder.iterdir()):

@@ -1,4 +1,4 @@
-"""`PagedFrameAttention` in the forms that export knows: plain ONNX operators, and one node of domain `dsa`."""
+"""The custom operators in the forms that export knows: plain ONNX operators, and nodes of domain `dsa`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 
-from dsa_runtime.ops.reference import paged_frame_attention  # noqa: E402
-from dsa_runtime.ops.schema import DOMAIN, PAGED_FRAME_ATTENTION, VERSION  # noqa: E402
+from dsa_runtime.ops.reference import paged_frame_attention, paged_frame_write  # noqa: E402
+from dsa_runtime.ops.schema import DOMAIN, PAGED_FRAME_ATTENTION, PAGED_FRAME_WRITE, VERSION  # noqa: E402
 from exporters.model import attention  # noqa: E402
 from exporters.packaging import translate  # noqa: E402
 from exporters.packaging.export import export_graph  # noqa: E402
-from exporters.packaging.graphs import Graph, generator_graphs  # noqa: E402
+from exporters.packaging.graphs import Graph  # noqa: E402
 from exporters.packaging.weights_file import WeightsFile  # noqa: E402
-from tests.small_world import GENERATOR, small_generator  # noqa: E402
+from tests.small_world import GENERATOR, small_package  # noqa: E402
 
 T, H, D, W = 5, 3, 8, 4
 OPTIONS: dict[str, Any] = {"temporal_dims": 4, "theta": 30.0}
@@ -109,14 +109,24 @@ def test_operator_is_sound_for_tracing() -> None:
         (*tensors, 0.3, 4, 30.0),
         test_utils=("test_schema", "test_faketensor"),
     )
+    frame, pool, slot = torch.rand(2, T, H, D), torch.rand(6, T, H, D), torch.tensor([4, -1], dtype=torch.int32)
+    torch.library.opcheck(
+        torch.ops.dsa.paged_frame_write.default, (frame, pool, slot), test_utils=("test_schema", "test_faketensor")
+    )
 
 
-@pytest.mark.parametrize(
-    ("index", "count"), [(0, GENERATOR.depth), (1, GENERATOR.depth - 1)], ids=["denoise", "commit"]
-)
-def test_op_form_has_one_node_per_attention(index: int, count: int) -> None:
-    graph = generator_graphs(small_generator(), "op")[index]
-    model = onnx.load_from_string(export_graph(graph, WeightsFile("weights.bin")))
+@pytest.mark.parametrize("slots", [[4, 1], [-1, 0], [-1, -1]], ids=str)
+def test_torch_writes_as_the_reference(slots: list[int]) -> None:
+    frame, pool, slot = torch.rand(2, T, H, D), torch.rand(6, T, H, D), torch.tensor(slots, dtype=torch.int32)
+    before = pool.clone()
+    written = translate.paged_frame_write(frame, pool, slot)
+    np.testing.assert_array_equal(written.numpy(), paged_frame_write(frame.numpy(), pool.numpy(), slot.numpy()))
+    assert torch.equal(pool, before)
+
+
+@pytest.mark.parametrize(("graph", "count"), [("denoise", GENERATOR.depth), ("commit", GENERATOR.depth - 1)])
+def test_op_form_has_one_node_per_attention(graph: str, count: int) -> None:
+    model, plain = (onnx.load(small_package() / f"{graph}{suffix}.onnx") for suffix in ("", ".plain"))
     assert {(entry.domain, entry.version) for entry in model.opset_import} >= {(DOMAIN, VERSION)}
     nodes = [node for node in model.graph.node if node.domain == DOMAIN]
     assert [node.op_type for node in nodes] == [PAGED_FRAME_ATTENTION.name] * count
@@ -131,5 +141,21 @@ def test_op_form_has_one_node_per_attention(index: int, count: int) -> None:
         }
     used = {name for node in model.graph.node for name in node.input}
     assert "GatherND" not in {node.op_type for node in model.graph.node}
-    assert [i.name for i in model.graph.input] == list(graph.inputs)
+    for of in ("input", "output"):
+        assert [(v.name, v.type) for v in getattr(model.graph, of)] == [
+            (v.name, v.type) for v in getattr(plain.graph, of)
+        ]
     assert {"slot_table", "slot_age"} <= used
+
+
+def test_the_write_graph_is_one_node_for_each_pool() -> None:
+    """Nothing lies between the pools and the operator, so that it can work in place."""
+    model = onnx.load(small_package() / "write.onnx")
+    kinds = [f"{kind}_{layer}" for layer in range(GENERATOR.depth) for kind in ("key", "value")]
+    pools, written = ([kind.replace("_", infix) for kind in kinds] for infix in ("_pool_", "_pool_out_"))
+    assert [i.name for i in model.graph.input] == ["slot", *kinds, *pools]
+    assert [o.name for o in model.graph.output] == written
+    nodes = [(node.op_type, *node.input, *node.output) for node in model.graph.node]
+    rows = zip(kinds, pools, written, strict=True)
+    assert nodes == [(PAGED_FRAME_WRITE.name, kind, pool, "slot", out) for kind, pool, out in rows]
+    assert not model.graph.initializer

@@ -1,4 +1,4 @@
-"""The numpy reference of PagedFrameAttention against its definition in scalars, and against its laws."""
+"""The numpy reference of the operators against their definitions in scalars, and against their laws."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dsa_runtime.ops.reference import paged_frame_attention, rotate
-from dsa_runtime.ops.schema import PAGED_FRAME_ATTENTION
+from dsa_runtime.ops.reference import paged_frame_attention, paged_frame_write, rotate
+from dsa_runtime.ops.schema import PAGED_FRAME_ATTENTION, PAGED_FRAME_WRITE
 
 B, T, H, D, S, W = 2, 3, 2, 8, 6, 4
 OPTIONS: dict[str, Any] = {"temporal_dims": 4, "theta": 50.0}
@@ -136,3 +136,29 @@ def test_schema_matches_the_reference() -> None:
     names = [tensor.name for tensor in PAGED_FRAME_ATTENTION.inputs]
     assert arguments[: len(names)] == names
     assert arguments[len(names) : -1] == [attribute.name for attribute in PAGED_FRAME_ATTENTION.attributes]
+    assert list(paged_frame_write.__annotations__)[:-1] == [tensor.name for tensor in PAGED_FRAME_WRITE.inputs]
+
+
+@pytest.mark.parametrize("slots", [[4, 1], [-1, 3], [0, S - 1], [-1, -1]], ids=str)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_write_by_definition(slots: list[int], dtype: Any) -> None:
+    rng = np.random.default_rng(3)
+    frame, pool = (rng.normal(size=(n, T, H, D)).astype(dtype) for n in (B, S))
+    before = pool.copy()
+    written = paged_frame_write(frame, pool, np.array(slots, np.int32))
+    for slot in range(S):
+        expected = frame[slots.index(slot)] if slot in slots else before[slot]
+        np.testing.assert_array_equal(written[slot], expected)
+    assert written.dtype == dtype
+    np.testing.assert_array_equal(pool, before)
+
+
+@pytest.mark.parametrize(
+    ("slots", "error"),
+    [([0, S], "must lie in"), ([-2, 0], "must lie in"), ([3, 3], "twice")],
+    ids=["high", "low", "twice"],
+)
+def test_a_wrong_slot_is_refused(slots: list[int], error: str) -> None:
+    frame, pool = np.zeros((B, T, H, D)), np.zeros((S, T, H, D))
+    with pytest.raises(ValueError, match=error):
+        paged_frame_write(frame, pool, np.array(slots, np.int32))

@@ -1,23 +1,38 @@
-"""The exported graphs in ONNX Runtime compute what the torch modules do."""
+"""The exported graphs compute what the torch modules do.
+
+The form with custom operators is run twice: in ONNX Runtime where their library is built, and everywhere in onnx's
+own evaluator with the operators' reference in numpy.
+"""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 
 torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 
+from onnx.reference import ReferenceEvaluator  # noqa: E402
+from onnx.reference.op_run import OpRun  # noqa: E402
+
 from dsa_runtime.engine import Engine  # noqa: E402
+from dsa_runtime.form import Form  # noqa: E402
+from dsa_runtime.ops import library, reference  # noqa: E402
+from dsa_runtime.ops.schema import DOMAIN  # noqa: E402
 from dsa_runtime.package import open_package  # noqa: E402
 from exporters.model.autoencoder import pictures_to_float, pictures_to_uint8  # noqa: E402
 from exporters.model.generator import Generator, GeneratorConfig  # noqa: E402
 from exporters.packaging.graphs import Graph, generator_graphs  # noqa: E402
 from exporters.packaging.lean import lean_generator  # noqa: E402
 from exporters.packaging.rounding import deployed_autoencoder, deployed_generator  # noqa: E402
+from exporters.packaging.write import GRAPH_FILES  # noqa: E402
 from tests.small_world import (  # noqa: E402
     GENERATOR,
     PICTURE,
@@ -31,10 +46,53 @@ TOLERANCE = 2e-5
 SHAPES = [(1, 4), (2, 7), (5, 3)]
 
 
+class PagedFrameAttention(OpRun):
+    """The operator for onnx's evaluator, as the reference defines it."""
+
+    op_domain = DOMAIN
+
+    def _run(self, *inputs: np.ndarray, scale: float, temporal_dims: int, theta: float) -> tuple[np.ndarray]:
+        return (reference.paged_frame_attention(*inputs, scale=scale, temporal_dims=temporal_dims, theta=theta),)
+
+
+class PagedFrameWrite(OpRun):
+    """As `PagedFrameAttention`."""
+
+    op_domain = DOMAIN
+
+    def _run(self, *inputs: np.ndarray) -> tuple[np.ndarray]:
+        return (reference.paged_frame_write(*inputs),)
+
+
+def operator_library() -> str:
+    """Path of the compiled operators; skips the test where there are none."""
+    try:
+        return library.find().path
+    except library.LibraryMissing as error:
+        pytest.skip(str(error))
+
+
 @functools.cache
-def engine() -> Engine:
+def engine(form: Form = "plain") -> Engine:
+    """Of the small package; skips the test if this form cannot run here."""
+    if form == "op":
+        operator_library()
     with open_package(small_package()) as package:
-        return Engine(package, threads=1)
+        return Engine(package, threads=1, form=form)
+
+
+@functools.cache
+def in_numpy(graph: str) -> ReferenceEvaluator:
+    """A graph of the small package in onnx's evaluator, which needs no compiled operators."""
+    operators: Any = [PagedFrameAttention, PagedFrameWrite]
+    return ReferenceEvaluator(onnx.load(small_package() / GRAPH_FILES[graph]), new_ops=operators)
+
+
+RUNNERS: dict[str, Callable[[str], Any]] = {
+    "plain": lambda graph: engine("plain").graphs[graph],
+    "op": lambda graph: engine("op").graphs[graph],
+    "op in numpy": lambda graph: in_numpy(f"{graph}_op"),
+}
 
 
 def generator_inputs(config: GeneratorConfig, batch: int, slots: int, tables: str) -> dict[str, torch.Tensor]:
@@ -70,15 +128,41 @@ def expected(graph: Graph, inputs: dict[str, torch.Tensor]) -> dict[str, np.ndar
 @pytest.mark.parametrize("tables", ["full", "random", "empty"])
 @pytest.mark.parametrize(("batch", "slots"), SHAPES)
 @pytest.mark.parametrize("index", [0, 1], ids=["denoise", "commit"])
-def test_generator_graphs(index: int, batch: int, slots: int, tables: str) -> None:
-    graph = generator_graphs(deployed_generator(small_generator()))[index]
+@pytest.mark.parametrize("runner", RUNNERS.values(), ids=RUNNERS)
+def test_generator_graphs(runner: Callable[[str], Any], index: int, batch: int, slots: int, tables: str) -> None:
+    graph = generator_graphs(deployed_generator(small_generator()), "plain")[index]
     inputs = generator_inputs(GENERATOR, batch, slots, tables)
-    reference = expected(graph, inputs)
-    session = engine().graphs[graph.name]
+    wanted = expected(graph, inputs)
     feed = {name: tensor.numpy() for name, tensor in inputs.items()}
-    for name, output in zip(reference, session.run(list(reference), feed), strict=True):
+    for name, output in zip(wanted, runner(graph.name).run(list(wanted), feed), strict=True):
         assert np.abs(output).max() > 1e-2, f"{name}: silent"
-        np.testing.assert_allclose(output, reference[name], atol=TOLERANCE, err_msg=name)
+        np.testing.assert_allclose(output, wanted[name], atol=TOLERANCE, err_msg=name)
+
+
+def write_session() -> ort.InferenceSession:
+    """The write graph with the compiled operators; skips the test where there are none."""
+    options = ort.SessionOptions()
+    options.register_custom_ops_library(operator_library())
+    path = small_package() / GRAPH_FILES["write_op"]
+    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("slots", [[6, 0], [-1, 3], [-1, -1]], ids=str)
+@pytest.mark.parametrize("make", [write_session, lambda: in_numpy("write_op")], ids=["op", "op in numpy"])
+def test_write_graph(make: Callable[[], Any], slots: list[int]) -> None:
+    graph = generator_graphs(small_generator(), "op")[2]
+    rng = np.random.default_rng(0)
+    feed: dict[str, np.ndarray] = {"slot": np.array(slots, np.int32)}
+    for name, tensor in list(graph.inputs.items())[1:]:
+        first = {"B": 2, "S": 7}[graph.free[name]]
+        feed[name] = rng.normal(size=(first, *tensor.shape[1:])).astype(np.float32)
+    in_torch = graph.module(*map(torch.from_numpy, feed.values()))
+    outputs = make().run(list(graph.outputs), feed)
+    for name, output, tensor in zip(graph.outputs, outputs, in_torch, strict=True):
+        frame, pool = feed[name.replace("_pool_out_", "_")], feed[name.replace("_out_", "_")]
+        wanted = reference.paged_frame_write(frame, pool, feed["slot"])
+        np.testing.assert_array_equal(output, wanted, err_msg=name)
+        np.testing.assert_array_equal(tensor.numpy(), wanted, err_msg=name)
 
 
 def test_every_input_matters() -> None:
@@ -128,11 +212,11 @@ def test_lean_blocks_equal_blocks(patch: int) -> None:
         latent_height=4, latent_width=8, dim=48, depth=2, heads=3, temporal_dims=8, window=2, patch=patch
     )
     generator: Generator = deployed_generator(small_generator(config))
-    plain, lean = (generator_graphs(g)[0] for g in (generator, lean_generator(generator)))
+    plain, lean = (generator_graphs(g, "plain")[0] for g in (generator, lean_generator(generator)))
     inputs = generator_inputs(config, 3, 5, "random")
     outputs = expected(lean, inputs)
-    for name, reference in expected(plain, inputs).items():
-        np.testing.assert_allclose(outputs[name], reference, atol=TOLERANCE, err_msg=name)
+    for name, wanted in expected(plain, inputs).items():
+        np.testing.assert_allclose(outputs[name], wanted, atol=TOLERANCE, err_msg=name)
 
 
 def test_graphs_hold_no_traces_of_the_machine() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
+from dsa_runtime.form import choose_form  # noqa: E402
+from dsa_runtime.package import open_package  # noqa: E402
 from exporters.packaging.verification import Difference, Limits, Verification  # noqa: E402
 from exporters.packaging.verify import verify_package  # noqa: E402
 from exporters.recording.dataset import DatasetWriter  # noqa: E402
@@ -52,16 +55,32 @@ def test_its_own_package_passes(dataset: Path) -> None:
     result = verify(dataset)
     assert result.passed, result.table()
     assert (result.clips, result.frames) == (3, FRAMES)
-    assert result.graphs["denoise: clean"].largest < 1e-4
+    assert result.graphs["plain: clean"].largest < 1e-4
     assert result.equal_steps == 1.0
     assert 1.0 < result.mean_steps < 3.0, "all frames take the same number of steps, so nothing was decided"
     assert result.pictures.largest <= 3
 
 
+def test_every_form_that_can_run_is_checked(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_package(small_package()) as package:
+        choice = choose_form(package.spec)
+    result = verify(dataset)
+    if choice.form == "op":
+        assert result.forms == ("plain", "op") and not result.unchecked
+        assert "forms checked: plain, op\n" in result.table()
+        assert 0 < result.graphs["op: clean"].largest < 1e-4
+        assert result.graphs["op: write"].largest == 0 and result.graphs["op: write"].values > 0
+        assert all(0 < result.between[name].largest < 1e-4 for name in ("clean", "confidence_logit", "commit"))
+    monkeypatch.setenv("DSA_OPS_LIBRARY", "none")
+    result = verify(dataset)
+    assert result.passed and result.forms == ("plain",) and not result.between
+    assert "forms checked: plain; not op: DSA_OPS_LIBRARY is 'none'" in result.table()
+
+
 def test_weights_as_trained_differ_by_what_storage_costs(dataset: Path) -> None:
     stored, trained = verify(dataset), verify(dataset, as_trained=True)
     assert trained.weights == "as trained"
-    assert trained.graphs["denoise: clean"].largest > 3 * stored.graphs["denoise: clean"].largest
+    assert trained.graphs["plain: clean"].largest > 3 * stored.graphs["plain: clean"].largest
 
 
 @pytest.mark.parametrize("part", ["generator", "confidence", "decoder", "encoder"])
@@ -83,7 +102,10 @@ def test_other_weights_fail(dataset: Path, part: str) -> None:
 def test_report_as_json(dataset: Path) -> None:
     document = json.loads(verify(dataset).to_json())
     assert document["passed"] is True and document["frames"] == FRAMES
-    assert set(document["graphs"]) == {"encode", "denoise: clean", "denoise: logit", "commit", "decode"}
+    outputs = {"clean", "confidence_logit", "commit"}
+    assert set(document["graphs"]) == {"encode", "decode"} | {
+        f"{f}: {o}" for f in document["forms"] for o in outputs
+    } | ({"op: write"} if "op" in document["forms"] else set())
     assert set(document["pictures"]) == {"largest", "mean", "share_apart"}
 
 
@@ -94,9 +116,20 @@ def test_nan_is_a_difference() -> None:
 
 
 def test_too_few_equal_steps_fail() -> None:
-    fine = {name: Difference() for name in ("denoise: clean", "decode")}
-    results = [
-        Verification("w", "1", "as stored", 1, 1000, 0.5, fine, Difference(), Difference(), share, 2.0, Limits())
-        for share in (0.995, 0.994)
-    ]
-    assert [result.passed for result in results] == [True, False]
+    assert [outcome(equal_steps=share).passed for share in (0.995, 0.994)] == [True, False]
+
+
+def test_a_tensor_or_forms_too_far_apart_fail() -> None:
+    assert outcome(graphs={"op: clean": Difference(2e-3), "decode": Difference()}).passed is False
+    assert outcome(graphs={"op: clean": Difference(5e-4), "decode": Difference(1)}).passed is True
+    assert [outcome(between={"commit": Difference(gap)}).passed for gap in (9e-5, 2e-4)] == [True, False]
+
+
+def outcome(**changes: Any) -> Verification:
+    """One that passes, but for the changes."""
+    fields: dict[str, Any] = {
+        "world": "w", "version": "1", "weights": "as stored", "clips": 1, "frames": 1000, "threshold": 0.5,
+        "forms": ("plain", "op"), "unchecked": "", "graphs": {"decode": Difference()}, "between": {},
+        "pictures": Difference(), "confidence": Difference(), "equal_steps": 1.0, "mean_steps": 2.0, "limits": Limits(),
+    }  # fmt: skip
+    return Verification(**{**fields, **changes})

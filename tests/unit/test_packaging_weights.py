@@ -26,6 +26,15 @@ def test_equal_bytes_are_stored_once_and_aligned(tmp_path: Path) -> None:
     assert content[first : first + 5000] == b"a" * 5000 and content[second:] == b"b" * 10
 
 
+def test_an_older_file_is_added_to(tmp_path: Path) -> None:
+    old = b"a" * 5000 + b"-" * 3192 + b"b" * 10
+    weights = WeightsFile("weights.bin", old, [(0, 5000), (8192, 10)])
+    assert [weights.add(b"b" * 10), weights.add(b"a" * 5000), len(weights)] == [8192, 0, len(old)]
+    assert weights.add(b"c" * 7) == 3 * ALIGNMENT
+    weights.write(tmp_path)
+    assert (tmp_path / "weights.bin").read_bytes() == old + bytes(12288 - len(old)) + b"c" * 7
+
+
 def test_large_weights_are_rounded_to_float16_and_small_ones_kept() -> None:
     original = small_generator()
     before = {name: value.clone() for name, value in original.state_dict().items()}

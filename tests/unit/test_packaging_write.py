@@ -16,12 +16,13 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 
 from dsa_runtime import WorldError, load_world  # noqa: E402
+from dsa_runtime.form import choose_form  # noqa: E402
 from dsa_runtime.package import open_package  # noqa: E402
 from dsa_runtime.spec import Discrete, FrameSpec  # noqa: E402
 from exporters.packaging import write  # noqa: E402
 from exporters.packaging.describe import action_space, calibration_spec, frame_spec  # noqa: E402
 from exporters.packaging.rounding import deployed_autoencoder, deployed_generator  # noqa: E402
-from exporters.packaging.write import copy_with_contexts, write_package  # noqa: E402
+from exporters.packaging.write import GRAPH_FILES, copy_with_contexts, write_package  # noqa: E402
 from exporters.recording.dataset import DatasetSpec  # noqa: E402
 from tests.small_world import (  # noqa: E402
     GENERATOR,
@@ -50,8 +51,58 @@ def test_the_spec_says_what_the_modules_are() -> None:
     assert (spec.cache.tokens, spec.cache.window, spec.cache.sink) == (8, 3, 0)
     assert (spec.cache.temporal_dims, spec.cache.theta) == (GENERATOR.temporal_dims, GENERATOR.theta)
     assert set(spec.files) == {
-        "denoise.plain.onnx", "commit.plain.onnx", "decode.onnx", "encode.onnx", "weights.bin", "seeds.npz", "card.md",
+        "denoise.plain.onnx", "commit.plain.onnx", "denoise.onnx", "commit.onnx", "write.onnx",
+        "decode.onnx", "encode.onnx", "weights.bin", "seeds.npz", "card.md",
     }  # fmt: skip
+    assert spec.graphs == GRAPH_FILES
+    assert (spec.ops.domain, spec.ops.version) == ("dsa", 1)
+
+
+def test_custom_operators_are_in_their_own_form_only() -> None:
+    files = {
+        path.name
+        for path in small_package().glob("*.onnx")
+        if any(node.domain == "dsa" for node in onnx.load(path).graph.node)
+    }
+    assert files == {"denoise.onnx", "commit.onnx", "write.onnx"}
+
+
+def test_both_forms_hold_the_same_weights() -> None:
+    """The form with custom operators adds nothing to the weights file, and leaves out no weight."""
+    for graph in ("denoise", "commit"):
+        op, plain = (spans(small_package() / file) for file in (f"{graph}.onnx", f"{graph}.plain.onnx"))
+        assert op == plain
+    assert not spans(small_package() / "write.onnx")
+
+
+def test_forms_that_differ_are_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def other_theta(folder: Path, graphs: object, weights: object) -> None:
+        published(folder, graphs, weights)
+        model = onnx.load(folder / "commit.onnx", load_external_data=False)
+        for node in model.graph.node:
+            for attribute in node.attribute:
+                if attribute.name == "theta":
+                    attribute.f *= 1.5
+        (folder / "commit.onnx").write_bytes(model.SerializeToString())
+
+    with open_package(small_package()) as package:
+        if choose_form(package.spec).form != "op":
+            pytest.skip(choose_form(package.spec).reason)
+    monkeypatch.setattr(write, "write_graphs", other_theta)
+    with pytest.raises(ValueError, match="commit: the forms differ by"):
+        rewrite(tmp_path / "world")
+    assert not (tmp_path / "world").exists()
+
+
+def spans(graph: Path) -> set[tuple[int, int]]:
+    """Offset and length of the tensors that a graph has in the weights file."""
+    found = set()
+    for tensor in onnx.load(graph, load_external_data=False).graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            where = {entry.key: entry.value for entry in tensor.external_data}
+            assert where["location"] == "weights.bin" and int(where["offset"]) % 4096 == 0
+            found.add((int(where["offset"]), int(where["length"])))
+    return found
 
 
 def test_weights_are_shared_and_half_size() -> None:
@@ -59,15 +110,9 @@ def test_weights_are_shared_and_half_size() -> None:
     folder = small_package()
     modules = (deployed_generator(small_generator()), deployed_autoencoder(small_autoencoder()))
     parameters = sum(p.numel() for module in modules for p in module.parameters())
-    spans = set()
-    for path in folder.glob("*.onnx"):
-        for tensor in onnx.load(path, load_external_data=False).graph.initializer:
-            if tensor.data_location == onnx.TensorProto.EXTERNAL:
-                where = {entry.key: entry.value for entry in tensor.external_data}
-                assert where["location"] == "weights.bin" and int(where["offset"]) % 4096 == 0
-                spans.add((int(where["offset"]), int(where["length"])))
-    assert sum(length for _, length in spans) < 2 * parameters * 1.1
-    ends = sorted((offset, offset + length) for offset, length in spans)
+    used = set().union(*map(spans, folder.glob("*.onnx")))
+    assert sum(length for _, length in used) < 2 * parameters * 1.1
+    ends = sorted((offset, offset + length) for offset, length in used)
     assert all(end <= start for (_, end), (start, _) in itertools.pairwise(ends)), "spans overlap"
     assert ends[-1][1] == (folder / "weights.bin").stat().st_size
 
@@ -103,15 +148,15 @@ def existing(tmp_path: Path) -> Path:
     return tmp_path / "world"
 
 
+def published(folder: Path, _graphs: object, _weights: object) -> None:
+    """The graphs of the fixture package, instead of exporting them again."""
+    for path in [*small_package().glob("*.onnx"), small_package() / "weights.bin"]:
+        shutil.copy(path, folder)
+
+
 @pytest.fixture
 def without_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the graphs from the fixture package instead of exporting them again."""
-
-    def graphs(folder: Path, _: object) -> None:
-        for path in [*small_package().glob("*.onnx"), small_package() / "weights.bin"]:
-            shutil.copy(path, folder)
-
-    monkeypatch.setattr(write, "_write_graphs", graphs)
+    monkeypatch.setattr(write, "write_graphs", published)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -120,7 +120,7 @@ def drop(path: str) -> Callable[[Document], None]:
         (put("schedule/levels", [1.0, "x"]), "world.json.schedule.levels[1]: expected a number"),
         (put("schedule/context_level", 1.0), "world.json.schedule.context_level:"),
         (put("ops/domain", "ai.other"), "world.json.ops.domain:"),
-        (put("ops/version", 2), "world.json.ops.version:"),
+        (put("ops/version", 0), "world.json.ops.version:"),
         (drop("graphs/commit"), "world.json.graphs.commit: missing"),
         (put("graphs/train", "decode.onnx"), "world.json.graphs.train: unknown"),
         (put("graphs/commit", "elsewhere.onnx"), "world.json.graphs.commit:"),
