@@ -113,7 +113,8 @@ def _build(scratch: Path, folder: Path, cuda: bool | None) -> dict[str, str]:
         kernels = pool.submit(_compile_cuda, nvcc, scratch) if nvcc else None
         sets = [unit for unit in units() if unit.source.startswith("cpu/")]
         objects = list(pool.map(lambda unit: _compile(compiler, unit, scratch), sets))
-        linker, defines, about_cuda = compiler.split(), (), "nvcc was not found" if cuda is not False else "left out"
+        linker, about_cuda = compiler.split(), "nvcc was not found" if cuda is not False else "left out"
+        defines: tuple[str, ...] = ()
         if kernels is not None and nvcc is not None:
             try:
                 objects.append(kernels.result())

@@ -15,16 +15,20 @@ large copy. Prints a table, and as its last line one JSON document. Exits with 2
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from dsa_runtime.commands.machine import describe_machine, version
 from dsa_runtime.ops.schema import PAGED_FRAME_ATTENTION
+from tests import cuda_launch
 from tests.bench.provenance import commit
 
 HEAD_DIM = 128
@@ -68,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "bench": "cuda_attention",
         "command": shlex.join(["python", "-m", "tests.bench.bench_cuda_attention", *given]),
         "commit": commit(),
+        "through": "kernel launch" if missing_in_onnxruntime() else "onnxruntime",
         "machine": {**describe_machine(), **software, "gpu": gpu.name, "multiprocessors": gpu.multi_processor_count},
         "tokens": options.tokens,
         "heads": options.heads,
@@ -85,12 +90,18 @@ def missing() -> str | None:
         import torch
     except ImportError:
         return "PyTorch is not installed"
+    if not torch.cuda.is_available():
+        return "PyTorch sees no GPU"
+    through, launched = missing_in_onnxruntime(), cuda_launch.missing()
+    return through and launched and f"{through}; {launched}"
+
+
+def missing_in_onnxruntime() -> str | None:
+    """Why ONNX Runtime cannot run the operator here; then its kernels are launched directly."""
     import onnxruntime as ort
 
     from dsa_runtime.ops import library
 
-    if not torch.cuda.is_available():
-        return "PyTorch sees no GPU"
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         return "onnxruntime-gpu is not installed"
     try:
@@ -162,13 +173,23 @@ def make_candidates(kind: str, tokens: int, heads: int, slots: int) -> dict[str,
 
 
 def paged(kind: str, sets: list[dict[str, Any]], temporal_dims: int) -> Candidate:
-    """Our operator, in an ONNX Runtime session on torch's stream and memory."""
+    """Our operator, in an ONNX Runtime session on torch's stream and memory, or its kernel alone."""
+    attributes: dict[str, Any] = {"scale": HEAD_DIM**-0.5, "temporal_dims": temporal_dims, "theta": 100.0}
+    if missing_in_onnxruntime():
+        kernels, outputs = launcher(), [tensors["query"].clone() for tensors in sets]
+        return lambda i: kernels.attention(**sets[i], **attributes, output=outputs[i])
     from tests.parity.cuda_models import operator_model
 
-    attributes = {"scale": HEAD_DIM**-0.5, "temporal_dims": temporal_dims, "theta": 100.0}
     model = operator_model(PAGED_FRAME_ATTENTION, kind, cast=False, **attributes)
     names = [tensor.name for tensor in PAGED_FRAME_ATTENTION.inputs]
     return bound(model, [{name: tensors[name] for name in names} for tensors in sets], "output")
+
+
+@functools.cache
+def launcher() -> cuda_launch.CudaLibrary:
+    """The kernels, compiled for this GPU."""
+    with TemporaryDirectory() as folder:
+        return cuda_launch.CudaLibrary(cuda_launch.build(Path(folder)))
 
 
 def builtin(kind: str, sets: list[dict[str, Any]]) -> dict[str, Callable[[], Candidate]]:
@@ -200,7 +221,7 @@ def builtin(kind: str, sets: list[dict[str, Any]]) -> dict[str, Callable[[], Can
     return {
         "torch cudnn": lambda: sdpa(SDPBackend.CUDNN_ATTENTION),
         "torch flash": lambda: sdpa(SDPBackend.FLASH_ATTENTION),
-        "ort Attention": ort_attention,
+        **({} if missing_in_onnxruntime() else {"ort Attention": ort_attention}),
     }
 
 

@@ -95,9 +95,15 @@ def test_an_unknown_format_version(package: Path) -> None:
     refuses(package, "world.json.format_version", "99")
 
 
-def test_an_unknown_operator_version(package: Path) -> None:
+def test_an_operator_version_that_cannot_be(package: Path) -> None:
+    edit_spec(package, lambda d: d["ops"].update(version=0))
+    refuses(package, "world.json.ops.version", "0")
+
+
+def test_a_newer_operator_version_is_left_to_the_plain_form(package: Path) -> None:
     edit_spec(package, lambda d: d["ops"].update(version=7))
-    refuses(package, "world.json.ops.version", "7")
+    with load_world(package) as world:
+        assert world.form == "plain"
 
 
 def test_something_that_is_no_package(tmp_path: Path) -> None:
