@@ -30,10 +30,13 @@ class BuildWithLibrary(build_py):
     def run(self):
         super().run()
         builder = load_builder()
-        root = HERE if self.editable_mode else Path(self.build_lib)
+        folder = (HERE if self.editable_mode else Path(self.build_lib)) / "dsa_runtime" / "ops"
+        if not self.editable_mode:  # what an earlier build has left must not be taken for this one's
+            for file in (builder.LIBRARY, builder.REPORT):
+                (folder / file).unlink(missing_ok=True)
         try:
-            print(builder.build(root / "dsa_runtime" / "ops"))
-        except builder.BuildError as error:
+            print(builder.build(folder))
+        except Exception as error:  # the installation goes on, whatever it is
             print(f"WARNING: the operator library was not built, worlds will run in their plain form: {error}")
 
 

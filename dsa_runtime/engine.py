@@ -6,16 +6,12 @@ import os
 import time
 from collections.abc import Sequence
 
-# The official wheels of ONNX Runtime report to their maker unless told otherwise before they are loaded.
-# Whoever wants that can set the variable to 0.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-
 import numpy as np
-import onnxruntime as ort
 
 from .errors import EngineError, WorldError
 from .form import FormChoice, choose_form
 from .frame_cache import FrameCache, Window
+from .ort import ort
 from .package import Package
 from .spec import WorldSpec
 
@@ -28,16 +24,16 @@ class Interrupted(Exception):
 
 
 class Engine:
-    """The four loaded graphs. Constant and thread-safe: any number of sessions run them at the same time."""
+    """The loaded graphs. Constant and thread-safe: any number of sessions run them at the same time."""
 
-    def __init__(self, package: Package, threads: int | None = None, form: str = "auto") -> None:
+    def __init__(self, package: Package, threads: int | None = None, form: str | FormChoice = "auto") -> None:
         """Load the graphs, `threads` threads each (None: one per usable core), and check their shapes.
 
-        `form` is that of `choose_form`.
+        `form` is that of `choose_form`, or what it has chosen.
         """
         self.spec = package.spec
         self.threads = threads or available_cores()
-        self.choice = choose_form(self.spec, form)
+        self.choice = choose_form(self.spec, form) if isinstance(form, str) else form
         inputs, outputs = _graph_shapes(self.spec)
         self.graphs = {
             name: _load(package, name, self.choice, self.threads, inputs[name], outputs[name])
@@ -59,11 +55,12 @@ class Engine:
     def write(self, cache: FrameCache, slots: Sequence[int], frames: Sequence[np.ndarray]) -> None:
         """Fill slots that were just allocated, of any number of sessions, by one call.
 
-        frames   `float32[len(slots), tokens, heads, head_dim]` per pool, C-contiguous
+        frames   `float32[len(slots), tokens, heads, head_dim]` per pool
         """
-        if self._write is None:
+        if self._write is None or not len(slots):
             cache.write(slots, frames)
             return
+        frames = [np.ascontiguousarray(frame, np.float32) for frame in frames]  # bound by address
         with cache.writing():
             binding, slot = self._write.io_binding(), np.asarray(slots, np.int32)
             _bind_input(binding, "slot", slot)

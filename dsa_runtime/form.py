@@ -11,6 +11,7 @@ from typing import Literal
 
 from .errors import EngineError
 from .ops.library import LibraryMissing, OperatorLibrary, find
+from .ort import ort
 from .spec import WorldSpec
 
 Form = Literal["op", "plain"]
@@ -56,9 +57,17 @@ def _with_operators(spec: WorldSpec) -> FormChoice:
     if not {"denoise_op", "commit_op"} <= spec.graphs.keys():
         raise LibraryMissing(f"the world {spec.name!r} has its graphs in the plain form only")
     library = find()
+    _try_to_register(library)
     if spec.ops.version > library.version:
         raise LibraryMissing(
             f"the world {spec.name!r} needs version {spec.ops.version} of the operators, {library.path} has "
             f"{library.version}; update dsa-runtime"
         )
     return FormChoice("op", library, f"operators {library.version}, {library.instruction_set}")
+
+
+def _try_to_register(library: OperatorLibrary) -> None:
+    try:
+        ort.SessionOptions().register_custom_ops_library(library.path)
+    except Exception as error:
+        raise LibraryMissing(f"{library.path}: ONNX Runtime does not take it: {error}") from None

@@ -53,7 +53,8 @@ def _replay(world: World, recording: Recording, verify: bool) -> Iterator[Tick]:
                     f"tick {tick.tick}: drew another frame (digest {drawn}, recorded {decision.digest}). Frames are "
                     "the same bit for bit only in the same form (recorded in the "
                     f"{recording.form} form, this is {world.form}), on the same kind of machine, with the same number "
-                    "of threads and the same onnxruntime; if those are, the recording was changed"
+                    "of threads, the same onnxruntime and the same operator library; if those are, the recording was "
+                    "changed"
                 )
             yield tick
 

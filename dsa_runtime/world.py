@@ -61,8 +61,7 @@ class World:
         self._cache = FrameCache(package.spec.cache)
         self._runtimes: dict[int | None, Runtime] = {}
         self._loading = threading.Lock()
-        self.form: Form = choose_form(package.spec, form).form
-        """In which form the generator runs: `op` or `plain`."""
+        self._choice = choose_form(package.spec, form)
         self._runtime(self._threads)
 
     def session(
@@ -98,7 +97,7 @@ class World:
             raise SessionError(f"on_miss: expected one of {', '.join(ON_MISS)}, got {on_miss!r}")
         latency = LatencyModel()
         if diagnosis is not None:
-            diagnosis.check(self.spec)
+            diagnosis.check(self.spec, self.form)
             latency.prime(diagnosis.costs)
             if threads is None and self._threads is None:
                 threads = diagnosis.threads
@@ -115,6 +114,16 @@ class World:
         if record:
             session._recording = Recording.of(self.spec, self.form, seed)
         return session
+
+    @property
+    def form(self) -> Form:
+        """In which form the generator runs: `op` or `plain`."""
+        return self._choice.form
+
+    @property
+    def form_reason(self) -> str:
+        """Why it is that form, in words."""
+        return self._choice.reason
 
     @property
     def contexts(self) -> int:
@@ -138,5 +147,7 @@ class World:
     def _runtime(self, threads: int | None) -> Runtime:
         with self._loading:
             if threads not in self._runtimes:
-                self._runtimes[threads] = Runtime(Engine(self._package, threads, self.form), self._cache, self._seeds)
+                self._runtimes[threads] = Runtime(
+                    Engine(self._package, threads, self._choice), self._cache, self._seeds
+                )
             return self._runtimes[threads]

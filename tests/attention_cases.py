@@ -147,9 +147,24 @@ def worst(kind: str, compute: Callable[[Case, dict[str, np.ndarray]], np.ndarray
     for case in (*CORNERS, *random_cases(count)):
         inputs = case.inputs(*_TYPES[kind])
         errors.append(error(case, inputs, compute(case, inputs)))
-    return max(errors)
+    return float(np.max(errors))  # which keeps a NaN, as max() would not
+
+
+def spreads(name: str, value: float) -> bool:
+    """Whether one NaN or infinity in this input leaves the same numbers finite as in the reference."""
+    case = Case(1, 20, 2, 32, 3, 3, 1.0, 8, 3)
+    inputs = case.inputs(np.float32, np.float32)
+    inputs["slot_table"][:] = [[2, 0, 1]]
+    inputs[name][-1, 7, 0, 5] = value
+    with np.errstate(invalid="ignore"):
+        reference = paged_frame_attention(**inputs, **case.attributes)
+    finite = np.isfinite(reference)
+    assert not finite.all() or np.isinf(value), "the case shows nothing"
+    return bool((np.isfinite(run(case, inputs)) == finite).all())
 
 
 if __name__ == "__main__":
+    tensors, values = ("query", "key", "value", "key_pool", "value_pool"), (np.nan, np.inf, -np.inf)
+    assert all(spreads(name, value) for name in tensors for value in values), "NaN or infinity was lost"
     found = {kind: worst(kind, lambda case, inputs: run(case, inputs, threads=2), 60) for kind in LIMITS}
     print(json.dumps({"instruction_set": find().instruction_set, "errors": found}))

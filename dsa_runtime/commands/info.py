@@ -110,10 +110,15 @@ def runtime_text(document: dict[str, Any]) -> str:
 
 
 def _operators_text(operators: dict[str, Any]) -> str:
+    from ..ops.library import without_cuda
+
     if not operators["available"]:
         return f"{operators['problem']}. Worlds run in their plain ONNX form"
-    cuda = operators["cuda"] or "left out"
-    return f"version {operators['version']}, CPU: {operators['instruction_set']}, CUDA: {cuda} ({operators['path']})"
+    cuda = operators["cuda"] or f"none, {without_cuda()}"
+    return (
+        f"version {operators['version']}, CPU: {operators['instruction_set']} ({operators['path']}). "
+        f"CUDA kernels: {cuda}; worlds run on the CPU so far"
+    )
 
 
 def world_text(world: dict[str, Any]) -> str:

@@ -95,6 +95,8 @@ class WorldId:
     name: str
     version: str
     fingerprint: str
+    form: str
+    """In which its generator ran, `op` or `plain`."""
 
 
 @dataclass(frozen=True)
@@ -125,13 +127,18 @@ class Diagnosis:
         for stage, costs_ms in self.costs.items():
             _check(all(cost >= 0 for cost in costs_ms), f"costs.{stage}", "must not hold negative values")
 
-    def check(self, spec: WorldSpec) -> None:
-        """Raise `DiagnosisError` unless it was made with this world and with as many cores as there are now."""
+    def check(self, spec: WorldSpec, form: str) -> None:
+        """Raise `DiagnosisError` unless it was made with this world in this form and with as many cores as now."""
         if self.world.fingerprint != spec.fingerprint:
             raise DiagnosisError(
                 f"world.fingerprint: made with {self.world.name} {self.world.version} "
                 f"({self.world.fingerprint[:12]}), this is {spec.name} {spec.version} ({spec.fingerprint[:12]}); "
                 "run `dsa doctor` with this world"
+            )
+        if self.world.form != form:
+            raise DiagnosisError(
+                f"world.form: made in the {self.world.form} form, this world runs in the {form} form; "
+                "run `dsa doctor` again"
             )
         cores = available_cores()
         if self.machine["cores"] != cores:

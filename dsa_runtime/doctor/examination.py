@@ -79,7 +79,7 @@ def examine(
         guard = guard_ms(late.p99_ms, world.spec.frame.period_ms)
         stages = [row for lane in lanes for loaded in sorted(lane.costs) for row in lane.stages(loaded)]
         return Diagnosis(
-            world=WorldId(world.spec.name, world.spec.version, world.spec.fingerprint),
+            world=WorldId(world.spec.name, world.spec.version, world.spec.fingerprint, world.form),
             machine=facts,
             threads=best.threads,
             guard_ms=guard,

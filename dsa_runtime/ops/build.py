@@ -8,9 +8,12 @@ anything is installed.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -69,28 +72,44 @@ def units(machine: str | None = None) -> list[Unit]:
 def build(folder: Path, *, cuda: bool | None = None) -> str:
     """Compile into `folder` and return a line that says what was built.
 
-    cuda   with the CUDA kernels: True insists, False leaves them out, None takes them where `nvcc` is found
+    cuda   with the CUDA kernels: True insists, False leaves them out, None takes them where `nvcc` can make them
 
     An older library there is replaced only by a finished one. Raises `BuildError`, having written its text to the
-    report.
+    report where that is possible.
     """
     try:
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise BuildError(f"{folder}: not a folder that can be written to")
         with tempfile.TemporaryDirectory(prefix="dsa-ops-") as scratch:
             report = _build(Path(scratch), folder, cuda)
+    except OSError as error:
+        raise BuildError(f"{error.filename or folder}: {error.strerror or error}") from None
     except BuildError as error:
-        _write_report(folder, {"built": False, "problem": str(error)})
+        with contextlib.suppress(OSError):
+            _write_report(folder, {"built": False, "problem": str(error)})
         raise
-    _write_report(folder, {"built": True, **report})
     return f"{folder / LIBRARY}: {report['compiler']}; CUDA kernels: {report['cuda']}"
 
 
+def source_digest() -> str:
+    """What the library is compiled from, as hexadecimal text: a library of other sources is not this one's."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in sorted(path for path in SOURCES.rglob("*") if path.is_file()):
+        digest.update(path.relative_to(SOURCES).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
 def find_compiler() -> str:
-    """The C++ compiler."""
-    for name in (os.environ.get("CXX"), "c++", "g++", "clang++"):
+    """The C++ compiler: `CXX`, if that is set."""
+    wanted = os.environ.get("CXX", "").strip()
+    if wanted and not shutil.which(wanted.split()[0]):
+        raise BuildError(f"CXX names {wanted!r}, which was not found")
+    for name in (wanted, "c++", "g++", "clang++"):
         if name and shutil.which(name.split()[0]):
             return name
-    raise BuildError("no C++ compiler was found; install one (Debian: apt install g++) and run "
-                     "`python -m dsa_runtime.ops.build`")  # fmt: skip
+    raise BuildError(
+        "no C++ compiler was found; install one (Debian: apt install g++) and run `python -m dsa_runtime.ops.build`"
+    )
 
 
 def find_nvcc() -> str | None:
@@ -102,35 +121,46 @@ def find_nvcc() -> str | None:
     return None
 
 
-def _build(scratch: Path, folder: Path, cuda: bool | None) -> dict[str, str]:
+def _build(scratch: Path, folder: Path, cuda: bool | None) -> dict[str, object]:
     if sys.platform not in ("linux", "darwin"):
         raise BuildError(f"the operator library is built on Linux and macOS only so far, not on {sys.platform}")
     compiler = find_compiler()
     nvcc = find_nvcc() if cuda is not False else None
     if cuda and nvcc is None:
         raise BuildError("nvcc was not found; install the CUDA toolkit or set NVCC")
+    about_cuda = "nvcc was not found" if cuda is None else "left out"
+    library: Path | None = None
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         kernels = pool.submit(_compile_cuda, nvcc, scratch) if nvcc else None
-        sets = [unit for unit in units() if unit.source.startswith("cpu/")]
-        objects = list(pool.map(lambda unit: _compile(compiler, unit, scratch), sets))
-        linker, about_cuda = compiler.split(), "nvcc was not found" if cuda is not False else "left out"
-        defines: tuple[str, ...] = ()
+        objects = list(pool.map(lambda unit: _compile(compiler, unit, scratch), _of("cpu/")))
         if kernels is not None and nvcc is not None:
             try:
-                objects.append(kernels.result())
                 about_cuda = f"nvcc {_nvcc_version(nvcc)}, sm_{', sm_'.join(CUDA_ARCHITECTURES)}, PTX"
-                defines = ("-DDSA_CUDA", f'-DDSA_CUDA_BUILD="{about_cuda}"')
-                linker = [nvcc, "--cudart=static"]  # the library must load where no CUDA is
+                defines = ["-DDSA_CUDA", f'-DDSA_CUDA_BUILD="{about_cuda}"']
+                with_cuda = [*objects, kernels.result(), *_doors(compiler, scratch, defines)]
+                # nvcc knows where its static runtime lies, with which the library loads where no CUDA is.
+                library = _link([nvcc, "--cudart=static"], "-Xlinker=", with_cuda, scratch)
             except BuildError as error:
                 if cuda:
                     raise
                 about_cuda = str(error)
-        rest = [unit for unit in units() if unit not in sets]
-        objects += pool.map(lambda unit: _compile(compiler, unit, scratch, defines), rest)
-    _link(linker, objects, scratch / LIBRARY)
-    _place(scratch / LIBRARY, folder / LIBRARY)
+    if library is None:
+        library = _link(compiler.split(), "-Wl,", [*objects, *_doors(compiler, scratch, [])], scratch)
+    _place(library, folder / LIBRARY)
     version = _run([*compiler.split(), "--version"]).splitlines()[0]
-    return {"compiler": version, "cuda": about_cuda}
+    report: dict[str, object] = {"built": True, "compiler": version, "cuda": about_cuda}
+    _write_report(folder, report)
+    return report
+
+
+def _of(prefix: str) -> list[Unit]:
+    return [unit for unit in units() if unit.source.startswith(prefix)]
+
+
+def _doors(compiler: str, scratch: Path, defines: Sequence[str]) -> list[Path]:
+    """The objects that know whether there are CUDA kernels."""
+    source = f'-DDSA_SOURCE="{source_digest()}"'
+    return [_compile(compiler, unit, scratch, [*defines, source]) for unit in (*_of("operators"), *_of("library"))]
 
 
 def _compile(compiler: str, unit: Unit, scratch: Path, defines: Sequence[str] = ()) -> Path:
@@ -151,22 +181,27 @@ def _compile_cuda(nvcc: str, scratch: Path) -> Path:
 
 
 def _nvcc_version(nvcc: str) -> str:
-    words = _run([nvcc, "--version"]).replace(",", " ").split()
-    return words[words.index("release") + 1]
+    found = re.search(r"release ([0-9.]+)", _run([nvcc, "--version"]))
+    return found[1] if found else "of unknown version"
 
 
-def _link(linker: Sequence[str], objects: Sequence[Path], target: Path) -> None:
+def _link(linker: Sequence[str], through: str, objects: Sequence[Path], scratch: Path) -> Path:
     options = [f"--version-script={SOURCES / 'exports.map'}", "--no-undefined"] if sys.platform == "linux" else []
-    through = "-Xlinker" if "nvcc" in Path(linker[0]).name else "-Wl"
-    joined = [f"{through}={option}" if through == "-Xlinker" else f"{through},{option}" for option in options]
-    _run([*linker, "-shared", *joined, *map(str, objects), "-o", str(target)])
+    target = scratch / LIBRARY
+    _run([*linker, "-shared", *(through + option for option in options), *map(str, objects), "-o", str(target)])
+    return target
 
 
 def _place(source: Path, target: Path) -> None:
-    """Move in one step: a process that has the old library loaded keeps it."""
-    partial = target.with_name(target.name + ".partial")
-    shutil.copyfile(source, partial)
-    os.replace(partial, target)
+    """Move in one step: a process that has the old library loaded keeps it, and builds may meet."""
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}-", delete=False) as partial:
+        try:
+            partial.write(source.read_bytes())
+            os.chmod(partial.name, 0o755)
+            os.replace(partial.name, target)
+        except BaseException:
+            os.unlink(partial.name)
+            raise
 
 
 def _write_report(folder: Path, report: dict[str, object]) -> None:

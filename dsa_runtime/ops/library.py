@@ -8,8 +8,9 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from .build import LIBRARY, REPORT
+from .build import LIBRARY, REPORT, source_digest
 
 VARIABLE = "DSA_OPS_LIBRARY"
 """Environment variable: the path of another library, or `none` to do without."""
@@ -45,21 +46,41 @@ def _open(override: str | None) -> OperatorLibrary:
     if override is not None and override.lower() == "none":
         raise LibraryMissing(f"{VARIABLE} is {override!r}")
     folder = Path(__file__).parent
-    path = Path(override) if override else folder / LIBRARY
+    path = Path(override).expanduser().resolve() if override else folder / LIBRARY
     if not path.is_file():
         raise LibraryMissing(f"{VARIABLE}: {path}: no such file" if override else _why_not_built(folder))
     try:
         library = ctypes.CDLL(str(path))
-        library.dsa_ops_instruction_set.restype = library.dsa_ops_cuda.restype = ctypes.c_char_p
-        instruction_set, cuda = library.dsa_ops_instruction_set().decode(), library.dsa_ops_cuda().decode()
-        return OperatorLibrary(str(path), library.dsa_ops_version(), instruction_set, cuda)
+        found = OperatorLibrary(
+            str(path), library.dsa_ops_version(), _text(library.dsa_ops_instruction_set), _text(library.dsa_ops_cuda)
+        )
+        source = _text(library.dsa_ops_source)
     except (OSError, AttributeError) as error:
         raise LibraryMissing(f"{path}: cannot be loaded: {error}") from None
+    if not override and source != source_digest():
+        raise LibraryMissing(f"{path}: of other sources than these; `python -m dsa_runtime.ops.build` compiles it anew")
+    return found
+
+
+def without_cuda() -> str:
+    """Why the library that was compiled with this installation has no CUDA kernels."""
+    return str(_report(Path(__file__).parent).get("cuda", "left out"))
+
+
+def _text(function: Any) -> str:
+    function.restype = ctypes.c_char_p
+    content: bytes = function()
+    return content.decode()
 
 
 def _why_not_built(folder: Path) -> str:
+    problem = _report(folder).get("problem")
+    return f"not built: {problem}" if problem else "not built; `python -m dsa_runtime.ops.build` compiles it"
+
+
+def _report(folder: Path) -> dict[str, Any]:
     try:
         report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-        return f"not built: {report['problem']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "not built; `python -m dsa_runtime.ops.build` compiles it"
+    except (OSError, ValueError):
+        return {}
+    return report if isinstance(report, dict) else {}

@@ -22,14 +22,18 @@ def paged_frame_attention(
 
     query, key, value      float[B, T, H, D]   this frame; every token sees every token
     key_pool, value_pool   float[S, T, H, D]   S slots of one frame each, keys without temporal rotation
-    slot_table             int32[B, W]         slots to attend to; -1 is empty and skipped
-    slot_age               int32[B, W]         frames since each slot's frame, >= 1; ignored where empty
+    slot_table             int32[B, W]         slots to attend to, 0..S-1; -1 is empty and skipped
+    slot_age               int32[B, W]         frames since each slot's frame, >= 0; ignored where empty
     returns                float[B, T, H, D]   in the dtype of `query`
 
     For a slot of age a the query is rotated by +a, which equals rotating the slot's keys by -a. This frame's
     own keys have age 0. The softmax runs over this frame's T keys and the T keys of each filled slot
-    together. Computed in float32 or, if any input is float64, in float64.
+    together. Computed in float32 or, if any input is float64, in float64. Raises ValueError for other tables.
     """
+    if slot_table.size and not -1 <= slot_table.min() <= slot_table.max() < len(key_pool):
+        raise ValueError(f"slot_table: must hold -1 (empty) or slots in 0..{len(key_pool) - 1}")
+    if (slot_age[slot_table >= 0] < 0).any():
+        raise ValueError("slot_age: must be at least 0")
     precision = np.result_type(query, key, value, key_pool, value_pool, np.float32)
     query_, key_, value_ = (array.astype(precision, copy=False) for array in (query, key, value))
     batch, _, _, head_dim = query.shape

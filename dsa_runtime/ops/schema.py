@@ -1,8 +1,9 @@
 """The custom operators of domain `dsa`, version 1, as data, for kernels, exporters and tests.
 
-An entry of `slot_table` and `slot` is -1, for none, or a slot of the pool, 0..S-1. On the CPU anything else is an
-error, raised before anything is computed or written. On a GPU, where the tables lie in device memory, a session with
-another entry gets NaN, and nothing is read or written out of bounds.
+An entry of `slot_table` and `slot` is -1, for none, or a slot of the pool, 0..S-1; the age of a slot is at least 0. On
+the CPU anything else is an error, raised before anything is computed or written. On a GPU, where the tables lie in
+device memory, a session with another entry gets NaN, and nothing is read or written out of bounds. The plain ONNX form
+does not check: it takes every negative entry for empty.
 """
 
 from __future__ import annotations
@@ -55,9 +56,9 @@ PAGED_FRAME_ATTENTION = Operator(
     ),
     outputs=(Tensor("output", "float", "B T H D"),),
     attributes=(
-        Attribute("scale", "float", "factor of the scores, usually 1 / sqrt(D)"),
+        Attribute("scale", "float", "factor of the scores, positive; usually 1 / sqrt(D)"),
         Attribute("temporal_dims", "int", "leading dimensions of a head that are rotated by age; even, 0 for none"),
-        Attribute("theta", "float", "base of the rotation frequencies"),
+        Attribute("theta", "float", "base of the rotation frequencies, positive"),
     ),
 )
 

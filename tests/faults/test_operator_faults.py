@@ -169,7 +169,8 @@ def test_write_changes_bound_memory_in_place_and_no_other(write: ort.InferenceSe
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("scale", float("nan")), ("scale", float("inf")), ("scale", 1), ("temporal_dims", 3), ("temporal_dims", -2),
+    [("scale", float("nan")), ("scale", float("inf")), ("scale", 0.0), ("scale", -0.3),
+     ("scale", 1), ("temporal_dims", 3), ("temporal_dims", -2),
      ("temporal_dims", 2**40), ("temporal_dims", 4.0), ("theta", 0.0), ("theta", -1.0), ("theta", float("nan")),
      ("theta", 100)],
 )  # fmt: skip

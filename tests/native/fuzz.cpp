@@ -121,7 +121,7 @@ Call RandomAttention(Random& random) {
   }
   const std::int64_t dims = random.OneIn(3) ? 0 : 2 * random.Between(0, std::min(n.D, kMaxHeadDim) / 2);
   call.attributes.ints["temporal_dims"] = dims;
-  call.attributes.floats["scale"] = random.OneIn(20) ? 0 : static_cast<float>(random.Real(-1, 1));
+  call.attributes.floats["scale"] = random.OneIn(20) ? FLT_MIN : static_cast<float>(random.Real(0.01, 1));
   call.attributes.floats["theta"] =
       random.OneIn(20) ? random.Any<float>({FLT_MAX, FLT_MIN, FLT_TRUE_MIN, 1.0f})
                        : static_cast<float>(std::pow(10, random.Real(-0.3, 6)));
@@ -214,7 +214,7 @@ Names BadAttributes(const Call& call) {
   if (call.op != "PagedFrameAttention") return bad;
   const auto& floats = call.attributes.floats;
   const auto& ints = call.attributes.ints;
-  if (!floats.count("scale") || !std::isfinite(floats.at("scale"))) bad.insert("scale");
+  if (!floats.count("scale") || !std::isfinite(floats.at("scale")) || floats.at("scale") <= 0) bad.insert("scale");
   if (!floats.count("theta") || !std::isfinite(floats.at("theta")) || floats.at("theta") <= 0) bad.insert("theta");
   const std::int64_t dims = ints.count("temporal_dims") ? ints.at("temporal_dims") : -1;
   if (dims < 0 || dims % 2 != 0 || dims > kMaxHeadDim) bad.insert("temporal_dims");

@@ -131,6 +131,14 @@ def test_rotation_is_relative_and_keeps_lengths() -> None:
     np.testing.assert_array_equal(rotate(q, 5, 4, 50.0)[4:], q[4:])
 
 
+@pytest.mark.parametrize(("name", "entry"), [("slot_table", -2), ("slot_table", S), ("slot_age", -1)])
+def test_other_tables_are_refused(name: str, entry: int) -> None:
+    inputs = example()
+    inputs[name][0, 2] = entry
+    with pytest.raises(ValueError, match=f"{name}: must"):
+        paged_frame_attention(**inputs, **OPTIONS)
+
+
 def test_schema_matches_the_reference() -> None:
     arguments = list(paged_frame_attention.__annotations__)
     names = [tensor.name for tensor in PAGED_FRAME_ATTENTION.inputs]

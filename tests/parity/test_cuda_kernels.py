@@ -120,6 +120,19 @@ def test_broken_table_spoils_its_own_session_only(emulator: Emulator, kind: str,
 
 
 @pytest.mark.parametrize("kind", TYPES)
+def test_a_negative_age_counts_where_the_slot_is_filled(emulator: Emulator, kind: str) -> None:
+    call = random_call(7, kind, 3, 20, 1, 32, 2)
+    call["slot_table"][:] = [[0, 1], [2, 3], [-1, 0]]
+    for pool in ("key_pool", "value_pool"):
+        call[pool] = np.nan_to_num(call[pool])
+    truth = expected(call)
+    call["slot_age"][1, 0] = call["slot_age"][2, 0] = -1
+    result = emulator.attention(**call).astype(float)
+    assert np.isnan(result[1]).all()
+    assert relative_error(result[[0, 2]], truth[[0, 2]]) < TOLERANCE[kind]
+
+
+@pytest.mark.parametrize("kind", TYPES)
 def test_nan_in_a_key_is_not_hidden(emulator: Emulator, kind: str) -> None:
     call = random_call(6, kind, 2, 20, 1, 32, 0)
     call["key"][0, 7, 0, 3] = np.nan

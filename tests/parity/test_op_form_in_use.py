@@ -1,4 +1,4 @@
-"""The bundled world in its two forms, through the SDK: the same play up to rounding, and the same machinery around it."""
+"""The bundled world in its two forms, through the SDK: the same play up to rounding, the same machinery around it."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ def test_auto_takes_the_op_form() -> None:
 
 
 def test_both_forms_draw_the_same_frames_up_to_rounding() -> None:
-    with load_world(threads=1, form="op") as op, load_world(threads=1, form="plain") as plain:
-        with op.session(3) as ours, plain.session(3) as theirs:
-            for tick in range(24):
-                one = ours.step(tick % 6, math.inf, steps=tick % 3 + 1)
-                other = theirs.step(tick % 6, math.inf, steps=tick % 3 + 1)
-                difference = np.abs(one.pixels.astype(int) - other.pixels)
-                assert difference.max() <= 2 and (difference > 0).mean() < 0.01
-                assert one.confidence == pytest.approx(other.confidence, abs=1e-3)
+    op, plain = load_world(threads=1, form="op"), load_world(threads=1, form="plain")
+    with op, plain, op.session(3) as ours, plain.session(3) as theirs:
+        for tick in range(24):
+            one = ours.step(tick % 6, math.inf, steps=tick % 3 + 1)
+            other = theirs.step(tick % 6, math.inf, steps=tick % 3 + 1)
+            difference = np.abs(one.pixels.astype(int) - other.pixels)
+            assert difference.max() <= 2 and (difference > 0).mean() < 0.01
+            assert one.confidence == pytest.approx(other.confidence, abs=1e-3)
 
 
 def test_a_snapshot_moves_between_forms() -> None:
-    with load_world(threads=1, form="op") as op, load_world(threads=1, form="plain") as plain:
-        with op.session(1) as ours, plain.session(0) as theirs:
-            for tick in range(5):
-                ours.step(tick, math.inf, steps=1)
-            theirs.restore(ours.snapshot())
-            one, other = ours.step(2, math.inf, steps=3), theirs.step(2, math.inf, steps=3)
-            assert np.abs(one.pixels.astype(int) - other.pixels).max() <= 2
+    op, plain = load_world(threads=1, form="op"), load_world(threads=1, form="plain")
+    with op, plain, op.session(1) as ours, plain.session(0) as theirs:
+        for tick in range(5):
+            ours.step(tick, math.inf, steps=1)
+        theirs.restore(ours.snapshot())
+        one, other = ours.step(2, math.inf, steps=3), theirs.step(2, math.inf, steps=3)
+        assert np.abs(one.pixels.astype(int) - other.pixels).max() <= 2
 
 
 def test_write_fills_slots_in_place_by_one_call() -> None:
@@ -54,6 +54,9 @@ def test_write_fills_slots_in_place_by_one_call() -> None:
     for slots in ([4, 0, 11], [11, 2, 3]):
         engine.write(fast, slots, frames)
         slow.write(slots, frames)
+    engine.write(fast, [], [frame[:0] for frame in frames])
+    backwards = [np.asfortranarray(frame[::-1]).astype(np.float64) for frame in frames]  # any layout will do
+    engine.write(fast, [3, 2, 11], backwards)
     assert fast.pools is pools
     for one, other in zip(fast.pools, slow.pools, strict=True):
         np.testing.assert_array_equal(one, other)

@@ -93,6 +93,13 @@ def test_threads_batches_and_repetition_change_no_bit() -> None:
         np.testing.assert_array_equal(run(case, own)[0], together[b])
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["query", "key", "value", "key_pool", "value_pool"])
+def test_what_is_not_finite_comes_through(name: str, value: float) -> None:
+    """Or a world that has diverged would look as if it had not."""
+    assert attention_cases.spreads(name, value)
+
+
 def test_large_scores_stay_finite() -> None:
     case = Case(1, 20, 1, 32, 2, 2, 1.0, 0, 6, scale=1.0)
     inputs = case.inputs(np.float32, np.float32)

@@ -225,10 +225,10 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_diagnosis_of_another_world_is_refused(diagnosis: Diagnosis, tiny_world: World, tmp_path: Path) -> None:
-    diagnosis.check(tiny_world.spec)
+    diagnosis.check(tiny_world.spec, "plain")
     with load_world(write_tiny_world(tmp_path / "other", window=4, name="other"), threads=1) as other:
         with pytest.raises(DiagnosisError, match=r"world\.fingerprint: made with tiny .* this is other"):
-            diagnosis.check(other.spec)
+            diagnosis.check(other.spec, "plain")
         with pytest.raises(DiagnosisError, match=r"world\.fingerprint"):
             other.session(diagnosis=diagnosis)
 
@@ -237,7 +237,12 @@ def test_a_diagnosis_of_a_machine_with_other_cores_is_refused(diagnosis: Diagnos
     cores = available_cores()
     elsewhere = dataclasses.replace(diagnosis, machine={**diagnosis.machine, "cores": cores + 1})
     with pytest.raises(DiagnosisError, match=rf"machine\.cores: made with {cores + 1} usable cores, here are {cores}"):
-        elsewhere.check(tiny_world.spec)
+        elsewhere.check(tiny_world.spec, "plain")
+
+
+def test_a_diagnosis_of_the_other_form_is_refused(diagnosis: Diagnosis, tiny_world: World) -> None:
+    with pytest.raises(DiagnosisError, match=r"world\.form: made in the plain form, this world runs in the op form"):
+        diagnosis.check(tiny_world.spec, "op")
 
 
 # Busy processes

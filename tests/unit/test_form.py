@@ -19,6 +19,7 @@ STUB = """
 extern "C" int dsa_ops_version() { return %d; }
 extern "C" const char* dsa_ops_instruction_set() { return "none"; }
 extern "C" const char* dsa_ops_cuda() { return ""; }
+extern "C" const char* dsa_ops_source() { return ""; }
 """
 
 
@@ -36,6 +37,7 @@ def present(monkeypatch: pytest.MonkeyPatch) -> OperatorLibrary:
     """Pretends that a library of version 1 was found."""
     found = OperatorLibrary("/somewhere/libdsa_ops.so", 1, "avx2", "")
     monkeypatch.setattr("dsa_runtime.form.find", lambda: found)
+    monkeypatch.setattr("dsa_runtime.form._try_to_register", lambda library: None)
     return found
 
 
@@ -106,6 +108,44 @@ def test_a_foreign_library_is_refused(source: str, tmp_path: Path, monkeypatch: 
     monkeypatch.setenv(library.VARIABLE, str(stub(tmp_path, source)))
     with pytest.raises(LibraryMissing, match="cannot be loaded"):
         library.find()
+
+
+def test_a_relative_path_is_taken_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = stub(tmp_path, STUB % 1)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(library.VARIABLE, path.name)
+    assert library.find().path == str(path)
+
+
+def test_a_library_that_onnxruntime_does_not_take(
+    with_op_form: WorldSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(library.VARIABLE, str(stub(tmp_path, STUB % 1)))  # without RegisterCustomOps
+    choice = choose_form(with_op_form)
+    assert choice.form == "plain" and "ONNX Runtime does not take it" in choice.reason
+
+
+def test_a_library_of_other_sources_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        library.find()
+    except LibraryMissing as problem:
+        pytest.skip(f"no operator library: {problem}")
+    monkeypatch.setattr(library, "source_digest", lambda: "another")
+    library._open.cache_clear()
+    try:
+        with pytest.raises(LibraryMissing, match=r"of other sources than these; `python -m dsa_runtime.ops.build`"):
+            library.find()
+    finally:
+        library._open.cache_clear()
+
+
+def test_the_form_is_chosen_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with load_world(threads=1) as world:
+        form, reason = world.form, world.form_reason
+        monkeypatch.setenv(library.VARIABLE, "none")
+        with world.session(threads=2) as session:
+            session.step(0)
+        assert (world.form, world.form_reason) == (form, reason)
 
 
 @pytest.mark.parametrize(("name", "problem"), [("nowhere.so", "no such file"), ("text.so", "cannot be loaded")])

@@ -40,7 +40,7 @@ LAYERS = {
         "collection",
         "pacer",
     },
-    "engine": {"package", "seeds", "frame_cache", "form", "engine", "snapshot"},
+    "engine": {"package", "seeds", "frame_cache", "ort", "form", "engine", "snapshot"},
     "session": {"job", "reply", "sampler", "runner", "runtime", "session", "world", "replay", "doctor"},
     "serving": {"serving", "viewer"},
     "report": {"report"},

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,10 @@ def test_only_the_door_is_exported(tmp_path: Path) -> None:
         ["nm", "-D", "--defined-only", str(tmp_path / LIBRARY)], capture_output=True, text=True, check=True
     ).stdout
     exported = {line.split()[-1].partition("@")[0] for line in symbols.splitlines()}
-    assert exported == {"RegisterCustomOps", "dsa_ops_version", "dsa_ops_instruction_set", "dsa_ops_cuda"}
+    assert exported == {
+        "RegisterCustomOps",
+        *(f"dsa_ops_{n}" for n in ("version", "instruction_set", "cuda", "source")),
+    }
     for unit in build.units():
         if unit.source != "cpu/attention.cpp":
             continue
@@ -91,6 +95,46 @@ def test_a_broken_nvcc_leaves_the_cpu_kernels(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(build, "find_nvcc", lambda: "/bin/false")
     assert "CUDA kernels: /bin/false failed: exit status 1" in build.build(tmp_path)
     assert report(tmp_path)["built"] is True and "failed" in str(report(tmp_path)["cuda"])
+
+
+def test_an_nvcc_that_cannot_link_leaves_the_cpu_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler_or_skip()
+    nvcc = tmp_path / "nvcc"
+    script = """#!/bin/sh
+    case " $* " in
+      *" --version "*) echo "an nvcc of another kind" ;;
+      *" -c "*) for last; do :; done; echo > "$last" ;;
+      *) echo "error: cannot find -lcudart_static" >&2; exit 1 ;;
+    esac
+    """
+    nvcc.write_text(script)
+    nvcc.chmod(0o755)
+    monkeypatch.setenv("NVCC", str(nvcc))
+    assert "cannot find -lcudart_static" in build.build(tmp_path)
+    monkeypatch.setenv(library.VARIABLE, str(tmp_path / LIBRARY))
+    assert library.find().cuda == ""
+    with pytest.raises(BuildError, match="cannot find -lcudart_static"):
+        build.build(tmp_path, cuda=True)
+
+
+def test_a_compiler_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "g++-nowhere")
+    with pytest.raises(BuildError, match=r"CXX names 'g\+\+-nowhere', which was not found"):
+        build.build(tmp_path, cuda=False)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="not a folder that can be written to"):
+        build.build(tmp_path / "nowhere", cuda=False)
+
+
+def test_builds_that_meet_leave_a_whole_library(tmp_path: Path) -> None:
+    content, target = os.urandom(1 << 20), tmp_path / LIBRARY
+    (tmp_path / "source").write_bytes(content)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: build._place(tmp_path / "source", target), range(40)))
+    assert target.read_bytes() == content
+    assert {path.name for path in tmp_path.iterdir()} == {"source", LIBRARY}
 
 
 def test_other_processors_get_the_generic_kernel_only() -> None:

@@ -1,4 +1,4 @@
-// The library's door: three exported C functions.
+// The library's door: all that it exports.
 
 #include <string>
 
@@ -8,6 +8,9 @@
 
 #ifndef DSA_CUDA_BUILD
 #define DSA_CUDA_BUILD ""
+#endif
+#ifndef DSA_SOURCE
+#define DSA_SOURCE ""
 #endif
 
 extern "C" {
@@ -38,4 +41,7 @@ __attribute__((visibility("default"))) const char* dsa_ops_instruction_set() { r
 
 // What the CUDA kernels were compiled with and for; empty without them. Static text.
 __attribute__((visibility("default"))) const char* dsa_ops_cuda() { return DSA_CUDA_BUILD; }
+
+// A digest of the sources it was compiled from; empty if that was not said. Static text.
+__attribute__((visibility("default"))) const char* dsa_ops_source() { return DSA_SOURCE; }
 }

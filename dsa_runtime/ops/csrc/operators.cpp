@@ -59,7 +59,7 @@ struct AttentionAttributes {
     found("scale", "a float", abi::KernelInfoGetAttributeFloat::of(api)(info, "scale", &scale));
     found("temporal_dims", "an int", abi::KernelInfoGetAttributeInt64::of(api)(info, "temporal_dims", &dims));
     found("theta", "a float", abi::KernelInfoGetAttributeFloat::of(api)(info, "theta", &theta));
-    Require(std::isfinite(scale), "scale: must be finite");
+    Require(std::isfinite(scale) && scale > 0, "scale: must be positive and finite");
     Require(dims >= 0 && dims <= kMaxHeadDim && dims % 2 == 0, "temporal_dims: must be even and lie in 0..",
             kMaxHeadDim, ", got ", dims);
     Require(std::isfinite(theta) && theta > 0, "theta: must be positive and finite");

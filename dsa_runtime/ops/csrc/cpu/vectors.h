@@ -30,7 +30,7 @@ constexpr int kTileVectors = 2;
 #endif
 
 using Vector = float __attribute__((vector_size(4 * kLanes)));
-using UnalignedVector = float __attribute__((vector_size(4 * kLanes), aligned(4)));
+using UnalignedVector __attribute__((aligned(4))) = Vector;
 using Integers = std::int32_t __attribute__((vector_size(4 * kLanes)));
 
 Vector& At(float* p) { return *reinterpret_cast<Vector*>(p); }
@@ -59,7 +59,8 @@ Vector Exp2(Vector x) {
   const __m512i fraction = reinterpret_cast<__m512i>(shifted);  // the low 4 bits, which are all that counts
   return _mm512_maskz_scalef_ps(kAll, p * _mm512_maskz_permutexvar_ps(kAll, fraction, powers), n);
 #else
-  x = Max(x, Vector{} - 126.0f);  // below, the exponent's bits would overflow; 1e-38 is nothing beside the sum's 1
+  // Below -126 the exponent's bits would overflow; 1e-38 is nothing beside the sum's 1. In this order a NaN stays one.
+  x = Max(Vector{} - 126.0f, x);
   const Vector shifted = x + 12582912.0f;  // 1.5 * 2^23: a float of this size counts in ones
   const Vector f = x - (shifted - 12582912.0f);
   Vector p = f * 1.326472725e-3f + 9.671512786e-3f;
@@ -71,19 +72,34 @@ Vector Exp2(Vector x) {
 #endif
 }
 
-// kLanes x kLanes, in registers: log2(kLanes) rounds of exchanging halves between rows that lie kSpan apart.
+template <int... kIndex>
+struct Indices {};
+#if defined(__AVX512F__)
+using Lanes = Indices<0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15>;
+#elif defined(__AVX2__)
+using Lanes = Indices<0, 1, 2, 3, 4, 5, 6, 7>;
+#else
+using Lanes = Indices<0, 1, 2, 3>;
+#endif
+
+// Of two rows kSpan apart: the blocks of kSpan lanes off the diagonal change places.
+template <int kSpan, int... kIndex>
+inline __attribute__((always_inline)) void Exchange(Vector& a, Vector& b, Indices<kIndex...>) {
+#if defined(__clang__) || __GNUC__ >= 12
+  const Vector low = __builtin_shufflevector(a, b, ((kIndex & kSpan) == 0 ? kIndex : kLanes + kIndex - kSpan)...);
+  b = __builtin_shufflevector(a, b, ((kIndex & kSpan) == 0 ? kIndex + kSpan : kLanes + kIndex)...);
+#else
+  const Vector low = __builtin_shuffle(a, b, Integers{((kIndex & kSpan) == 0 ? kIndex : kLanes + kIndex - kSpan)...});
+  b = __builtin_shuffle(a, b, Integers{((kIndex & kSpan) == 0 ? kIndex + kSpan : kLanes + kIndex)...});
+#endif
+  a = low;
+}
+
+// kLanes x kLanes, in registers: log2(kLanes) rounds of exchanges between rows that lie kSpan apart.
 template <int kSpan = kLanes / 2>
 inline __attribute__((always_inline)) void Transpose(Vector (&rows)[kLanes]) {
-  Integers low{}, high{};
   DSA_UNROLL for (int i = 0; i < kLanes; ++i) {
-    low[i] = (i & kSpan) == 0 ? i : kLanes + i - kSpan;
-    high[i] = low[i] + kSpan;
-  }
-  DSA_UNROLL for (int i = 0; i < kLanes; ++i) {
-    if ((i & kSpan) != 0) continue;
-    const Vector a = rows[i], b = rows[i + kSpan];
-    rows[i] = __builtin_shuffle(a, b, low);
-    rows[i + kSpan] = __builtin_shuffle(a, b, high);
+    if ((i & kSpan) == 0) Exchange<kSpan>(rows[i], rows[i + kSpan], Lanes{});
   }
   if constexpr (kSpan > 1) Transpose<kSpan / 2>(rows);
 }

@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(kFloatThreads, 2)
   const float* block_query = a.query + session_offset + block_row * a.row_stride;
   float* block_output = a.output + session_offset + block_row * a.row_stride;
 
-  if (TableIsBroken(a, table)) {
+  if (TableIsBroken(a, table, a.slot_age + static_cast<std::int64_t>(session) * a.window)) {
     for (int i = threadIdx.x; i < rows * kHeadDim; i += kFloatThreads) {
       block_output[i / kHeadDim * a.row_stride + i % kHeadDim] = NAN;
     }

@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(kTensorCoreThreads, kQueryGroups == 1 ? 3 : 2)
   const int warp_row = block_row + warp * kWarpQueries;
   const int warp_rows = min(a.tokens - warp_row, kWarpQueries);  // may be less than 1; rows beyond are zeros
 
-  if (TableIsBroken(a, table)) {
+  if (TableIsBroken(a, table, a.slot_age + static_cast<std::int64_t>(session) * a.window)) {
     for (int i = lane; i < warp_rows * kHeadDim; i += 32) {
       a.output[session_offset + (warp_row + i / kHeadDim) * a.row_stride + i % kHeadDim] = FromFloat<T>(NAN);
     }

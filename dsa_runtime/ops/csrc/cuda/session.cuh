@@ -64,11 +64,14 @@ struct KeyTiles {
   }
 };
 
-// Whether an entry of the session's table is neither -1 nor a slot. Called by all threads of the block.
+// Whether an entry of the session's table is neither -1 nor a slot, or a slot's age is negative. Called by all threads
+// of the block.
 template <typename T>
-__device__ bool TableIsBroken(const AttentionArguments<T>& a, const std::int32_t* table) {
+__device__ bool TableIsBroken(const AttentionArguments<T>& a, const std::int32_t* table, const std::int32_t* ages) {
   bool broken = false;
-  for (int w = threadIdx.x; w < a.window; w += blockDim.x) broken |= table[w] < -1 || table[w] >= a.slots;
+  for (int w = threadIdx.x; w < a.window; w += blockDim.x) {
+    broken |= table[w] < -1 || table[w] >= a.slots || (table[w] >= 0 && ages[w] < 0);
+  }
   return __syncthreads_or(broken);
 }
 
