@@ -33,13 +33,12 @@ def run(options: argparse.Namespace) -> Result:
 def describe_runtime() -> dict[str, Any]:
     """Versions and what can run worlds here, as plain JSON values."""
     from .. import __version__
+    from ..ort import ort
     from ..spec import FORMAT_VERSION
     from .machine import describe_machine, installed
 
-    machine = describe_machine()  # loads the engine, which refuses telemetry; onnxruntime must not come before it
-    import onnxruntime
-
-    providers = onnxruntime.get_available_providers()
+    machine = describe_machine()
+    providers = ort.get_available_providers()
     problems = []
     if installed("onnxruntime-gpu") and "CUDAExecutionProvider" not in providers:
         # Both distributions fill the same folder, and the one for the CPU was installed last.

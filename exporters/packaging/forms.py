@@ -6,12 +6,12 @@ The form with custom operators is compared where their library is built; the pla
 from __future__ import annotations
 
 import numpy as np
-import onnxruntime as ort
 
 from dsa_runtime.engine import Engine
 from dsa_runtime.form import Form, choose_form
 from dsa_runtime.ops import library
 from dsa_runtime.ops.reference import paged_frame_write
+from dsa_runtime.ort import ort
 from dsa_runtime.package import Package
 from dsa_runtime.spec import WorldSpec
 from exporters.packaging.verification import FORMS_APART, Difference

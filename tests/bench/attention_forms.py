@@ -23,7 +23,6 @@ from typing import Literal
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import torch
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
@@ -31,6 +30,7 @@ from torch import Tensor, nn
 from dsa_runtime.form import Form as PackageForm
 from dsa_runtime.ops import library
 from dsa_runtime.ops.schema import DOMAIN, PAGED_FRAME_ATTENTION
+from dsa_runtime.ort import ort
 from exporters.model import attention
 from exporters.model.generator import Generator, GeneratorConfig
 from exporters.packaging import translate

@@ -98,9 +98,8 @@ def missing() -> str | None:
 
 def missing_in_onnxruntime() -> str | None:
     """Why ONNX Runtime cannot run the operator here; then its kernels are launched directly."""
-    import onnxruntime as ort
-
     from dsa_runtime.ops import library
+    from dsa_runtime.ort import ort
 
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         return "onnxruntime-gpu is not installed"
@@ -240,9 +239,9 @@ def attention_model(kind: str) -> Any:
 
 def bound(model: Any, sets: list[dict[str, Any]], output: str) -> Candidate:
     """A session that reads the sets' tensors where they lie and writes a tensor in the shape of the query."""
-    import onnxruntime as ort
     import torch
 
+    from dsa_runtime.ort import ort
     from tests.parity.cuda_models import ELEMENT_TYPES, cuda_session
 
     session = cuda_session(model, user_compute_stream=str(torch.cuda.current_stream().cuda_stream))

@@ -175,6 +175,11 @@ def test_exporters_import_only_their_requirements() -> None:
     assert foreign_violations(ROOT, "exporters", declared("train") | {"dsa_runtime"}) == []
 
 
+def test_onnxruntime_comes_in_by_the_door_that_switches_its_telemetry_off() -> None:
+    items = [item for package in ("dsa_runtime", "exporters") for item in imports_of(ROOT, package)]
+    assert {item.source for item in items if item.root == "onnxruntime"} == {"dsa_runtime.ort"}
+
+
 def test_exporters_leave_the_user_facing_parts_of_the_sdk_alone() -> None:
     wrong = [
         f"{item.where}: {item.name}"
