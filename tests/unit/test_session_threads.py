@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,15 @@ ACTIONS = [0, 1, 3, 2] * 5
 def play(world: World, seed: int) -> list[np.ndarray]:
     with world.session(seed) as session:
         return [session.step(action, math.inf).pixels for action in ACTIONS]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_collections() -> Iterator[None]:
+    """Without what the whole test run has on its heap, torch above all; these tests collect by the hundreds."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

@@ -173,6 +173,15 @@ def _digest(pixels: bytes) -> str:
     return hashlib.blake2b(pixels, digest_size=16).hexdigest()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick_collections() -> Iterator[None]:
+    """Without what the whole test run has on its heap, torch above all; these tests collect by the hundreds."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(params=[0, 1], ids=["no sink", "sink"])
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     with load_world(
