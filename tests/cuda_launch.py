@@ -13,15 +13,18 @@ from tests.emulation.emulator import FrameAttention, FrameWrite
 TYPES = {"torch.float32": 0, "torch.float16": 1, "torch.bfloat16": 2}  # dsa::Type
 
 
-def missing() -> str | None:
-    """Why this cannot be used here; None if it can."""
+def no_gpu() -> str | None:
+    """Why PyTorch has no GPU to work on; None if it has."""
     try:
         import torch
     except ImportError:
         return "PyTorch is not installed"
-    if not torch.cuda.is_available():
-        return "PyTorch sees no GPU"
-    return None if find_nvcc() else "no nvcc"
+    return None if torch.cuda.is_available() else "PyTorch sees no GPU"
+
+
+def missing() -> str | None:
+    """Why this cannot be used here; None if it can."""
+    return no_gpu() or (None if find_nvcc() else "no nvcc")
 
 
 def build(folder: Path, architecture: str = "native") -> Path:

@@ -86,14 +86,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def missing() -> str | None:
     """Why the benchmark cannot run here; None if it can."""
-    try:
-        import torch
-    except ImportError:
-        return "PyTorch is not installed"
-    if not torch.cuda.is_available():
-        return "PyTorch sees no GPU"
+    no_gpu = cuda_launch.no_gpu()
+    if no_gpu:
+        return no_gpu
     through, launched = missing_in_onnxruntime(), cuda_launch.missing()
-    return through and launched and f"{through}; {launched}"
+    return f"{through}; {launched}" if through and launched else None
 
 
 def missing_in_onnxruntime() -> str | None:
