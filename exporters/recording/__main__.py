@@ -5,35 +5,36 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
+from ..training.config import load_config
 from .contact_sheet import write_contact_sheet
 from .dataset import Dataset
 from .episode import DatasetError
 from .record import RecordConfig, record
-from .vizdoom_world import VizdoomConfig
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m exporters.recording", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
-    defaults = RecordConfig()
-    make = commands.add_parser("record", help="play ViZDoom defend_the_line and write a dataset")
-    make.add_argument("folder", nargs="?", default=defaults.folder)
-    for split, frames in defaults.frames.items():
-        make.add_argument(f"--{split}", type=int, default=frames, metavar="FRAMES", help=f"default {frames}")
-    make.add_argument("--episode", type=int, default=defaults.steps_per_episode, metavar="STEPS", help="steps per file")
-    make.add_argument("--size", type=int, default=64, help="height and width in pixels (default 64)")
-    make.add_argument("--workers", type=int, default=defaults.workers)
+    make = commands.add_parser("record", help="play a recipe's world and write its dataset")
+    make.add_argument("config", type=Path, help="TOML recipe, for example exporters/configs/defend_the_line.toml")
+    make.add_argument("--folder", type=Path, default=None, help="default: the recipe's dataset")
+    for split in RecordConfig().frames:
+        make.add_argument(f"--{split}", type=int, default=None, metavar="FRAMES", help="default: the recipe's")
+    make.add_argument("--episode", type=int, default=None, metavar="STEPS", help="steps per file")
+    make.add_argument("--workers", type=int, default=None)
     make.add_argument("--compress", action="store_true", help="smaller files, slower to write and read")
 
     check = commands.add_parser("check", help="read and validate every file, and count what is in it")
-    check.add_argument("folder", nargs="?", default=defaults.folder)
+    check.add_argument("folder")
 
     sheet = commands.add_parser("sheet", help="write a contact sheet (PNG)")
-    sheet.add_argument("folder", nargs="?", default=defaults.folder)
+    sheet.add_argument("folder")
     sheet.add_argument("--split", default="train")
     sheet.add_argument("--out", default=None, help="default: <folder>/<split>.png")
     return parser
@@ -43,15 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         if options.command == "record":
-            config = RecordConfig(
-                folder=options.folder,
-                frames={split: getattr(options, split) for split in RecordConfig().frames},
-                steps_per_episode=options.episode,
-                workers=options.workers,
-                compress=options.compress,
-                world=VizdoomConfig(height=options.size, width=options.size),
-            )
-            _summarise(record(config))
+            recipe = load_config(options.config)
+            _summarise(record(_chosen(recipe.recording, options), recipe.name, options.folder or recipe.dataset))
         elif options.command == "check":
             dataset = Dataset(options.folder)
             dataset.check()
@@ -65,6 +59,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _chosen(config: RecordConfig, options: argparse.Namespace) -> RecordConfig:
+    """The recipe's settings with the command line's in their place."""
+    frames = {split: getattr(options, split, None) or count for split, count in config.frames.items()}
+    return replace(
+        config,
+        frames=frames,
+        steps_per_episode=options.episode or config.steps_per_episode,
+        workers=options.workers or config.workers,
+        compress=options.compress or config.compress,
+    )
 
 
 def _summarise(dataset: Dataset) -> None:

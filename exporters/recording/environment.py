@@ -1,4 +1,4 @@
-"""What the recorder needs from an environment. Adapters (ViZDoom here, Gymnasium alike) implement it."""
+"""What the recorder needs from an environment. Adapters (ViZDoom, the MuJoCo arm) implement it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Environment(Protocol):
     """A resettable, stepping environment with fixed frame size and one action space.
 
     `frame`, `action_space`: the same JSON objects that a WorldSpec carries. Equal seeds and actions give equal
-    frames.
+    frames. An action is an int for Discrete spaces, else an array of the space's shape.
     """
 
     frame: dict[str, Any]
@@ -59,6 +59,6 @@ class Environment(Protocol):
 
     def reset(self, seed: int) -> Observation: ...
 
-    def step(self, action: int) -> Transition: ...
+    def step(self, action: Any) -> Transition: ...
 
     def close(self) -> None: ...

@@ -6,7 +6,7 @@ All of them are functions of (their random generator, the observation): equal se
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -24,7 +24,7 @@ class Policy(Protocol):
 
     def begin(self, rng: np.random.Generator) -> None: ...
 
-    def act(self, observation: Observation) -> int: ...
+    def act(self, observation: Observation) -> Any: ...
 
 
 def heading_deg(observation: Observation) -> float:
@@ -134,7 +134,7 @@ class MixedPolicy:
         self._rng = rng
         self._left_steps = 0
 
-    def act(self, observation: Observation) -> int:
+    def act(self, observation: Observation) -> Any:
         if self._left_steps == 0:
             self._current = self._policies[int(self._rng.choice(len(self._policies), p=self._chances))]
             self._current.begin(self._rng)

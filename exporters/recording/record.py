@@ -9,26 +9,30 @@ from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from .dataset import Dataset, DatasetWriter, episode_path
 from .environment import Environment
-from .episode import DatasetError, Episode, validate_episode, write_episode
-from .policies import Policy, default_policy
-from .vizdoom_world import LICENCE, STATE_NAMES, VizdoomConfig, VizdoomWorld, action_space, frame_spec
+from .episode import Episode, action_array_type, validate_episode, write_episode
+from .policies import Policy
+from .worlds import KINDS, WorldKind, world_settings
 
 
 @dataclass(frozen=True)
 class RecordConfig:
-    """What to record. `frames` counts steps per split; each split takes its seeds from its own range.
+    """What to record: the table [recording] of a recipe.
 
-    Splits are recorded in the order of `frames`; the small ones come first so that a trainer can start early.
+    `frames` counts steps per split; each split takes its seeds from its own range. Splits are recorded in the order of
+    `frames`; the small ones come first so that a trainer can start early.
     """
 
-    folder: str = "data/defend-the-line"
-    name: str = "defend-the-line"
+    environment: str = "vizdoom"
+    """A key of `worlds.KINDS`."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """The environment's own configuration, as a table."""
     frames: Mapping[str, int] = field(default_factory=lambda: {"validation": 8_000, "test": 8_000, "train": 120_000})
     first_seed: Mapping[str, int] = field(
         default_factory=lambda: {"train": 1_000_000, "validation": 2_000_000, "test": 3_000_000}
@@ -36,7 +40,6 @@ class RecordConfig:
     steps_per_episode: int = 2_000
     workers: int = 2
     compress: bool = False
-    world: VizdoomConfig = field(default_factory=VizdoomConfig)
 
     def __post_init__(self) -> None:
         if self.steps_per_episode < 1 or self.workers < 1:
@@ -46,6 +49,16 @@ class RecordConfig:
                 raise ValueError(f"split {split!r} needs at least one frame, got {frames}")
             if split not in self.first_seed:
                 raise ValueError(f"split {split!r} has no first_seed")
+        world_settings(self.environment, self.settings)
+
+    @property
+    def kind(self) -> WorldKind:
+        return KINDS[self.environment]
+
+    @property
+    def world(self) -> Any:
+        """The environment's configuration."""
+        return world_settings(self.environment, self.settings)
 
     def episode_steps(self, split: str) -> list[int]:
         """Steps of each episode of a split; the last one takes what is left."""
@@ -59,7 +72,8 @@ def play(environment: Environment, policy: Policy, seed: int, steps: int) -> Epi
     height, width = environment.frame["height"], environment.frame["width"]
     frames = np.empty((steps + 1, height, width, 3), dtype=np.uint8)
     state = np.empty((steps + 1, len(environment.state_names)), dtype=np.float32)
-    actions = np.empty(steps, dtype=np.int64)
+    action_dtype, action_shape = action_array_type(environment.action_space)
+    actions = np.empty((steps, *action_shape), dtype=action_dtype)
     reward = np.empty(steps, dtype=np.float32)
     cut = np.zeros(steps + 1, dtype=np.bool_)
 
@@ -68,32 +82,41 @@ def play(environment: Environment, policy: Policy, seed: int, steps: int) -> Epi
     frames[0], state[0] = observation.frame, observation.state
     for step in range(steps):
         actions[step] = policy.act(observation)
-        transition = environment.step(int(actions[step]))
+        transition = environment.step(actions[step] if action_shape else int(actions[step]))
         observation = transition.observation
         frames[step + 1], state[step + 1] = observation.frame, observation.state
         reward[step], cut[step + 1] = transition.reward, transition.cut
     return Episode(frames, actions, cut, reward, state)
 
 
-def record(config: RecordConfig) -> Dataset:
+def record(config: RecordConfig, name: str, folder: str | Path) -> Dataset:
     """Records every split with a progress bar and prints the speed. Refuses a folder that holds a dataset."""
-    folder = Path(config.folder).resolve()
-    writer = DatasetWriter.create(
-        folder,
-        name=config.name,
-        frame=frame_spec(config.world),
-        action_space=action_space(),
-        state=STATE_NAMES,
-        licence=LICENCE,
-        source=f"ViZDoom scenario {config.world.scenario}, Freedoom art",
-        recorder={"config": {**asdict(config), "folder": folder.name}, "policy": default_policy().description},
-    )
+    folder, world = Path(folder).resolve(), config.world
+    probe = config.kind.make(world)
+    try:
+        writer = DatasetWriter.create(
+            folder,
+            name=name,
+            frame=probe.frame,
+            action_space=probe.action_space,
+            state=probe.state_names,
+            licence=config.kind.licence,
+            source=config.kind.source(world),
+            recorder={
+                "environment": config.environment,
+                "settings": asdict(world),
+                "policy": config.kind.policy(world).description,
+                "steps_per_episode": config.steps_per_episode,
+            },
+        )
+    finally:
+        probe.close()
 
     total = sum(config.frames.values())
     started = time.perf_counter()
     context = multiprocessing.get_context("spawn")
     with (
-        tqdm(total=total, unit="frame", desc=f"recording {config.name}") as bar,
+        tqdm(total=total, unit="frame", desc=f"recording {name}") as bar,
         ProcessPoolExecutor(config.workers, mp_context=context, initializer=_start_worker, initargs=(config,)) as pool,
     ):
         for split in config.frames:
@@ -117,9 +140,9 @@ _worker: tuple[Environment, Policy, RecordConfig] | None = None
 
 def _start_worker(config: RecordConfig) -> None:
     global _worker
-    world = VizdoomWorld(config.world)
-    atexit.register(world.close)
-    _worker = (world, default_policy(), config)
+    environment = config.kind.make(config.world)
+    atexit.register(environment.close)
+    _worker = (environment, config.kind.policy(config.world), config)
 
 
 def _record_one(job: tuple[str, int, int]) -> int:
@@ -128,7 +151,6 @@ def _record_one(job: tuple[str, int, int]) -> int:
     path, seed, steps = job
     episode = play(environment, policy, seed, steps)
     validate_episode(episode, environment.frame, environment.action_space, environment.state_names, where=path)
-    if episode.state is not None and (episode.state[:, environment.state_names.index("ammo")] <= 0).any():
-        raise DatasetError(f"{path}: the player ran out of ammunition, so 'fire' would mean nothing")
+    config.kind.check(environment, episode, path)
     write_episode(Path(path), episode, compress=config.compress)
     return len(episode.frames)

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import dacite
 
+from exporters.evaluation.config import EvaluationConfig
 from exporters.model.flow import schedule_levels
+from exporters.recording.record import RecordConfig
 from exporters.training.autoencoder import AutoencoderTraining
 from exporters.training.calibration import CalibrationTraining
 from exporters.training.confidence import ConfidenceTraining
@@ -37,7 +39,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that `python -m exporters train` needs. Missing tables take the defaults of their classes."""
+    """Everything that recording and training a world needs. Missing tables take the defaults of their classes."""
 
     name: str
     dataset: str
@@ -49,6 +51,7 @@ class TrainConfig:
     contexts: int = 16
     """Start contexts in the package, from the validation split."""
     seed: int = 0
+    recording: RecordConfig = field(default_factory=RecordConfig)
     schedule: Schedule = field(default_factory=Schedule)
     autoencoder: AutoencoderTraining = field(default_factory=AutoencoderTraining)
     teacher: TeacherTraining = field(default_factory=TeacherTraining)
@@ -56,6 +59,7 @@ class TrainConfig:
     distillation: DistillationTraining = field(default_factory=DistillationTraining)
     confidence: ConfidenceTraining = field(default_factory=ConfidenceTraining)
     calibration: CalibrationTraining = field(default_factory=CalibrationTraining)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
 
 def load_config(path: Path) -> TrainConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from dsa_runtime.spec import ActionSpace, Box, Discrete
 from exporters.model.autoencoder import pictures_to_float
+from exporters.packaging.describe import action_space
+from exporters.recording.dataset import Dataset
+from exporters.training.distributed import Ranks
 
 
 @dataclass
@@ -35,12 +39,17 @@ class Clips:
         paths = sorted((Path(folder) / split).glob("*.npz"))
         if not paths:
             raise FileNotFoundError(f"no recordings under {folder}/{split}: record them first")
+        space = action_space(Dataset(folder).spec)
+        if space.width != action_width:
+            raise ValueError(
+                f"teacher.model.action_width: {action_width}, but actions of {folder} take {space.width} values"
+            )
         frames, actions, lengths = [], [], []
         for path in paths:
             with np.load(path, allow_pickle=False) as episode:
                 pictures, taken = episode["frames"], episode["actions"]
             frames.append(torch.from_numpy(pictures))
-            actions.append(encode_actions(taken, action_width))
+            actions.append(encode_actions(taken, space))
             lengths.append(len(pictures))
             if limit is not None and sum(lengths) >= limit:
                 break
@@ -68,28 +77,56 @@ class Clips:
             return (pictures_to_float(self.frames[index]) + 0.5) * 2.5, self.actions[index]
         return self.latents[index].float(), self.actions[index]
 
+    def halves(self) -> tuple[Clips, Clips]:
+        """The earlier and the later recordings, without copying; a single recording is cut in the middle.
 
-def encode_actions(actions: np.ndarray, width: int) -> Tensor:
-    """Recorded actions [N] or [N, n] -> float32[N + 1, width], shifted so that row i led to frame i."""
-    values = torch.from_numpy(np.asarray(actions))
-    if values.dim() == 1:
-        values = torch.nn.functional.one_hot(values.long(), width)
-    return torch.cat([torch.zeros(1, width), values.float()])
+        What is chosen on the one can be tested on the other.
+        """
+        cut = len(self.starts) // 2
+        if cut:
+            return (
+                replace(self, starts=self.starts[:cut], lengths=self.lengths[:cut]),
+                replace(self, starts=self.starts[cut:], lengths=self.lengths[cut:]),
+            )
+        half = self.lengths // 2
+        return replace(self, lengths=half), replace(self, starts=self.starts + half, lengths=self.lengths - half)
+
+
+def encode_actions(actions: np.ndarray, space: ActionSpace) -> Tensor:
+    """Recorded actions [N] or [N, n] -> float32[N + 1, width], shifted so that row i led to frame i.
+
+    The values are those of `space.encode`, for all rows at once; the first row, which led nowhere, is zeros.
+    """
+    if isinstance(space, Discrete):
+        values = np.eye(space.n, dtype=np.float32)[actions]
+    elif isinstance(space, Box):
+        low, high = np.asarray(space.low, np.float32), np.asarray(space.high, np.float32)
+        values = (2.0 * (actions - low) / (high - low) - 1.0).astype(np.float32)
+    else:
+        values = actions.astype(np.float32)
+    return torch.cat([torch.zeros(1, space.width), torch.from_numpy(values)])
 
 
 @torch.no_grad()
 def encode_clips(clips: Clips, autoencoder: torch.nn.Module, cache: Path | None = None, batch: int = 128) -> None:
-    """Fill `clips.latents` (float16[F, C, h, w]) with the frozen autoencoder's latents, or from `cache`."""
+    """Fill `clips.latents` (float16[F, C, h, w]) with the frozen autoencoder's latents, or from `cache`.
+
+    Rank 0 does it for all.
+    """
+    clips.latents = Ranks.current().from_first(lambda: _latents(clips, autoencoder, cache, batch))
+
+
+def _latents(clips: Clips, autoencoder: torch.nn.Module, cache: Path | None, batch: int) -> Tensor:
     if cache is not None and cache.exists():
-        clips.latents = torch.load(cache, weights_only=True)
-        return
+        return torch.load(cache, weights_only=True)
     device = next(autoencoder.parameters()).device
     parts = []
     for chunk in tqdm(clips.frames.split(batch), desc="latents", unit_scale=batch, unit="frame", mininterval=5.0):
         pictures = pictures_to_float(chunk.to(device)).contiguous(memory_format=torch.channels_last)
         parts.append(autoencoder.encode(pictures).half().cpu())
-    clips.latents = torch.cat(parts)
+    latents = torch.cat(parts)
     if cache is not None:
         partial = cache.with_suffix(".partial")
-        torch.save(clips.latents, partial)
+        torch.save(latents, partial)
         os.replace(partial, cache)
+    return latents

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,9 @@ pytest.importorskip("dacite")
 
 from exporters.model.autoencoder import AutoencoderConfig  # noqa: E402
 from exporters.model.generator import GeneratorConfig  # noqa: E402
+from exporters.packaging.describe import calibration_spec  # noqa: E402
+from exporters.recording.dataset import DatasetWriter  # noqa: E402
+from exporters.recording.episode import Episode  # noqa: E402
 from exporters.training.autoencoder import AutoencoderTraining, train_autoencoder  # noqa: E402
 from exporters.training.calibration import CalibrationTraining  # noqa: E402
 from exporters.training.confidence import ConfidenceTraining  # noqa: E402
@@ -21,6 +25,7 @@ from exporters.training.config import Schedule, TrainConfig, load_config  # noqa
 from exporters.training.consistency import ConsistencyTraining  # noqa: E402
 from exporters.training.data import Clips  # noqa: E402
 from exporters.training.distillation import DistillationTraining  # noqa: E402
+from exporters.training.risk import RiskTraining  # noqa: E402
 from exporters.training.run import load_result, run_training  # noqa: E402
 from exporters.training.stage import Budget, Stage  # noqa: E402
 from exporters.training.teacher import TeacherTraining  # noqa: E402
@@ -44,8 +49,16 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """32x32 pictures of a square; actions stay, left, right."""
     folder = tmp_path_factory.mktemp("squares")
     random = np.random.default_rng(0)
-    for split in ("train", "validation", "test"):
-        (folder / split).mkdir()
+    writer = DatasetWriter.create(
+        folder,
+        name="squares",
+        frame={"height": 32, "width": 32, "channels": 3, "fps": 10.0},
+        action_space={"type": "Discrete", "n": 3, "names": ["stay", "left", "right"]},
+        state=(),
+        licence="CC0-1.0",
+        source="a test",
+    )
+    for seed, split in enumerate(("train", "validation", "test")):
         for episode in range(3):
             actions = random.integers(0, 3, 80)
             place, frames = 8, []
@@ -54,7 +67,10 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 frame = np.full((32, 32, 3), 40, np.uint8)
                 frame[8:24, place : place + 16] = (220, 120, 60)
                 frames.append(frame)
-            np.savez_compressed(folder / split / f"{episode:06d}.npz", frames=np.stack(frames), actions=actions)
+            nothing = np.zeros(len(frames))
+            taken = Episode(np.stack(frames), actions, nothing.astype(bool), nothing[1:].astype(np.float32))
+            writer.add(split, taken, seed=10 * seed + episode)
+    writer.finish()
     return folder
 
 
@@ -73,28 +89,47 @@ def toy(dataset: Path) -> TrainConfig:
         consistency=ConsistencyTraining(Budget(steps=6), batch=4, clip=6, levels=8, compiled=False),
         distillation=DistillationTraining(Budget(steps=4), batch=4, frames=3, longest=6, critic_updates=1),
         confidence=ConfidenceTraining(rollouts=2, frames=3, heldout_rollouts=2, budget=Budget(steps=20), batch=32),
-        calibration=CalibrationTraining(rollouts=4, frames=4),
+        calibration=CalibrationTraining(rollouts=4, frames=4, risk=RiskTraining(rollouts=6, frames=2, candidates=3)),
     )
 
 
-def test_every_stage_runs_and_a_second_run_changes_nothing(dataset: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def with_autoencoder(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of the toy recipe whose first stage has finished; tests go on in a copy."""
+    runs = tmp_path_factory.mktemp("runs")
+    run_training(toy(dataset), runs, CPU, until="autoencoder")
+    return runs
+
+
+@pytest.fixture
+def runs(with_autoencoder: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(with_autoencoder, tmp_path / "runs")
+
+
+def test_every_stage_runs_and_a_second_run_changes_nothing(dataset: Path, runs: Path) -> None:
     config = toy(dataset)
-    first = run_training(config, tmp_path, CPU)
+    first = run_training(config, runs, CPU)
     assert first.calibration is not None and first.generator is not None
     assert 0 <= first.calibration["default_threshold"] <= 1
     assert set(first.gates) == {"autoencoder", "teacher", "consistency", "distillation", "confidence", "calibration"}
-    loaded = load_result(config, tmp_path)
+    loaded = load_result(config, runs)
     assert loaded.generator is not None and loaded.levels == first.levels
+    heads = {"joint-residual", "joint-gain", "post-hoc-residual", "post-hoc-gain"}
+    assert set(loaded.heads) == set(loaded.calibrations) == heads and loaded.kept in heads
+    assert loaded.calibration == loaded.calibrations[loaded.kept] == first.calibration
+    assert len(calibration_spec(loaded.calibration).bounds) == 6
+    bounds = loaded.calibration["bounds"]  # six rollouts prove nothing, so all of them are the full schedule
+    assert [(row["alpha"], row["threshold"]) for row in bounds] == [(0.01, 1.0), (0.05, 1.0), (0.1, 1.0)] * 2
     for name, value in first.generator.state_dict().items():
         assert torch.equal(value, loaded.generator.state_dict()[name]), name
-    before = (tmp_path / "squares" / "distillation.pt").stat().st_mtime_ns
-    run_training(config, tmp_path, CPU, until="distillation")
-    assert (tmp_path / "squares" / "distillation.pt").stat().st_mtime_ns == before
+    before = (runs / "squares" / "distillation.pt").stat().st_mtime_ns
+    run_training(config, runs, CPU, until="distillation")
+    assert (runs / "squares" / "distillation.pt").stat().st_mtime_ns == before
 
 
-def test_the_teacher_learns_what_the_action_does(dataset: Path, tmp_path: Path) -> None:
+def test_the_teacher_learns_what_the_action_does(dataset: Path, runs: Path) -> None:
     config = replace(toy(dataset), teacher=TeacherTraining(MODEL, Budget(steps=400), batch=8, clip=6, compiled=False))
-    gate = run_training(config, tmp_path, CPU, until="teacher").gates["teacher"]
+    gate = run_training(config, runs, CPU, until="teacher").gates["teacher"]
     assert gate["mse@1.0"] < 0.7 * gate["mse_copy_last"]
 
 
@@ -131,9 +166,12 @@ def test_a_killed_stage_goes_on_to_the_same_weights(dataset: Path, tmp_path: Pat
 def test_bf16_trains_where_the_machine_has_units_for_it(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    recipe = toy(dataset)
+    # Few steps: where there are no such units, each takes long.
+    short = replace(recipe, autoencoder=replace(recipe.autoencoder, budget=Budget(steps=60)))
+    plain = run_training(replace(short, name="plain"), tmp_path, CPU, until="autoencoder").gates
     monkeypatch.setattr("exporters.training.stage.has_fast_bf16", lambda device: True)
-    gates = run_training(toy(dataset), tmp_path, CPU, until="teacher").gates
-    plain = run_training(replace(toy(dataset), name="plain"), tmp_path, CPU, until="autoencoder").gates
+    gates = run_training(short, tmp_path, CPU, until="teacher").gates
     assert abs(gates["autoencoder"]["psnr_db"] - plain["autoencoder"]["psnr_db"]) < 6.0
     assert gates["teacher"]["mse@1.0"] < 2.0  # finite, and no worse than knowing nothing
 

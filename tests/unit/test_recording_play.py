@@ -121,7 +121,8 @@ def recorded(tmp_path_factory):
     pytest.importorskip("vizdoom")
     folder = tmp_path_factory.mktemp("vizdoom") / "data"
     arguments = ["--validation", "60", "--test", "60", "--train", "120", "--episode", "60", "--workers", "2"]
-    assert main(["record", str(folder), *arguments]) == 0
+    recipe = "exporters/configs/defend_the_line.toml"
+    assert main(["record", recipe, "--folder", str(folder), *arguments]) == 0
     return Dataset(folder)
 
 

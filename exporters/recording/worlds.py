@@ -1,0 +1,75 @@
+"""The worlds that can be recorded: for each, its adapter, its player, and what the dataset says about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import dacite
+import numpy as np
+
+from .arm_policies import arm_policy
+from .environment import Environment
+from .episode import DatasetError, Episode
+from .mujoco_arm import LICENCE as ARM_LICENCE
+from .mujoco_arm import ArmConfig, MujocoArm
+from .policies import MixedPolicy, default_policy
+from .vizdoom_world import LICENCE as VIZDOOM_LICENCE
+from .vizdoom_world import VizdoomConfig, VizdoomWorld
+
+
+@dataclass(frozen=True)
+class WorldKind:
+    """One kind of environment. `settings` is the class of its configuration, which all others take."""
+
+    settings: type
+    make: Callable[[Any], Environment]
+    policy: Callable[[Any], MixedPolicy]
+    licence: str
+    source: Callable[[Any], str]
+    check: Callable[[Environment, Episode, str], None]
+    """Raises DatasetError for a recording that must not be kept; gets the environment, the episode and its path."""
+
+
+def _enough_ammunition(environment: Environment, episode: Episode, where: str) -> None:
+    assert episode.state is not None
+    if (episode.state[:, environment.state_names.index("ammo")] <= 0).any():
+        raise DatasetError(f"{where}: the player ran out of ammunition, so 'fire' would mean nothing")
+
+
+def _steady(environment: Environment, episode: Episode, where: str) -> None:
+    assert episode.state is not None
+    tip = episode.state[:, environment.state_names.index("tip_x_m")]
+    if np.abs(np.diff(tip)).max() > 0.2:
+        raise DatasetError(f"{where}: the arm jumped by more than 20 cm between two pictures; the physics diverged")
+
+
+KINDS: Mapping[str, WorldKind] = {
+    "vizdoom": WorldKind(
+        VizdoomConfig,
+        VizdoomWorld,
+        lambda settings: default_policy(),
+        VIZDOOM_LICENCE,
+        lambda settings: f"ViZDoom scenario {settings.scenario}, Freedoom art",
+        _enough_ammunition,
+    ),
+    "mujoco-arm": WorldKind(
+        ArmConfig,
+        MujocoArm,
+        arm_policy,
+        ARM_LICENCE,
+        lambda settings: "MuJoCo, the arm scene of exporters/recording/mujoco_arm.py",
+        _steady,
+    ),
+}
+
+
+def world_settings(kind: str, table: Mapping[str, Any]) -> Any:
+    """The configuration of a kind from a table of a recipe. Raises ValueError naming what does not fit."""
+    if kind not in KINDS:
+        raise ValueError(f"recording.environment: {kind!r} is unknown; choose from {', '.join(KINDS)}")
+    try:
+        return dacite.from_dict(KINDS[kind].settings, dict(table), dacite.Config(strict=True, cast=[tuple, float]))
+    except (dacite.DaciteError, TypeError) as error:
+        raise ValueError(f"recording.settings: {error}") from error
