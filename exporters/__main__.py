@@ -16,7 +16,15 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--runs", type=Path, default=Path("runs"), help="folder of checkpoints (default: runs)")
     train.add_argument("--device", default=None, help="torch device (default: cuda if there is one, else cpu)")
     train.add_argument("--until", default=None, help="last stage to run (default: all)")
+    train.add_argument(
+        "--start", type=Path, default=None, metavar="WORLD", help="begin a run with the models of this world package"
+    )
     train.add_argument("--package", type=Path, default=None, help="folder to write the finished world package to")
+    train.add_argument(
+        "--shard",
+        action="store_true",
+        help="under torchrun: spread the generators' weights over the processes (FSDP2), for models too large for one",
+    )
     package = commands.add_parser("package", help="write the world package of a finished run")
     package.add_argument("config", type=Path)
     package.add_argument("folder", type=Path, help="folder to write; an older package there is replaced")
@@ -30,6 +38,13 @@ def parser() -> argparse.ArgumentParser:
     reexport = commands.add_parser("reexport", help="bring a package's graphs up to date; needs no checkpoint")
     reexport.add_argument("config", type=Path, help="the package's recipe, for the shape of its generator")
     reexport.add_argument("package", type=Path, help="folder of the package; its weights stay as they are")
+    branches = {
+        train: "train a branch with another seed on the base run's autoencoder, teacher and few-step start",
+        package: "the branch with this seed (default: the base run)",
+        verify: "the branch with this seed (default: the base run)",
+    }
+    for command, words in branches.items():
+        command.add_argument("--seed", type=int, default=None, metavar="S", help=words)
     return top
 
 

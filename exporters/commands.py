@@ -3,44 +3,63 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
 
-import torch
-
-from dsa_runtime.spec import ScheduleSpec
+from dsa_runtime.package import open_package
+from dsa_runtime.spec import SPEC_FILE, ScheduleSpec
 from exporters.packaging.clips import pick_clips
 from exporters.packaging.describe import action_space, calibration_spec, frame_spec
+from exporters.packaging.recover import recover_generator
+from exporters.packaging.recover_autoencoder import recover_autoencoder
 from exporters.packaging.reexport import reexport_package
 from exporters.packaging.verify import verify_package
 from exporters.packaging.write import WorldDescription, write_package
 from exporters.recording.dataset import Dataset
 from exporters.training.config import TrainConfig, load_config
+from exporters.training.distributed import Ranks
 from exporters.training.run import STAGES, Trained, load_result, run_training
+from exporters.training.start import Start, check_start
 
 
 def train(options: argparse.Namespace) -> int:
     """Run the recipe; with --package, write the world as well."""
     config = load_config(options.config)
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    run_training(config, options.runs, device, options.until or STAGES[-1])
-    if options.package is not None:
-        write(config, load_result(config, options.runs), options.package)
+    until = options.until or STAGES[-1]
+    with Ranks.join(options.device, options.shard) as ranks:
+        start = None
+        if options.start is not None and ranks.first:
+            check_start(config, options.runs, options.seed)
+            start = read_start(options.start, config)
+        run_training(config, options.runs, ranks.device, until, start, options.seed)
+        if options.package is not None and ranks.first:
+            write(config, load_result(config, options.runs, options.seed), options.package)
     return 0
+
+
+def read_start(folder: Path, config: TrainConfig) -> Start:
+    """The models of a world package, if they have the shapes of this recipe."""
+    with open_package(folder) as source:
+        spec = source.spec
+        digest = hashlib.sha256(source.path(SPEC_FILE).read_bytes()).hexdigest()
+        origin = {"name": spec.name, "version": spec.version, "world.json_sha256": digest}
+        generator = recover_generator(source, config.teacher.model)
+        return Start(recover_autoencoder(source, config.autoencoder.model), generator, origin)
 
 
 def package(options: argparse.Namespace) -> int:
     """Write the package of a finished run."""
     config = load_config(options.config)
-    write(config, load_result(config, options.runs), options.folder)
+    write(config, load_result(config, options.runs, options.seed), options.folder)
     return 0
 
 
 def verify(options: argparse.Namespace) -> int:
     """Compare a package in ONNX Runtime with the run's torch modules; status 1 if they disagree."""
     config = load_config(options.config)
-    trained = load_result(config, options.runs)
+    trained = load_result(config, options.runs, options.seed)
     assert trained.generator is not None
     result = verify_package(
         options.package, trained.generator, trained.autoencoder, Path(config.dataset), frames=options.frames
@@ -82,7 +101,8 @@ def write(config: TrainConfig, trained: Trained, folder: Path) -> None:
             "recorded_frames": {name: split.frames for name, split in dataset.spec.splits.items()},
             "command": _command(),
             "commit": _commit(),
-            "seed": config.seed,
+            "seed": trained.seed,
+            "head": trained.kept,
             "gates": trained.gates,
         },
     )

@@ -1,8 +1,12 @@
-"""Confidence head: how sure the generator is that more denoising steps would not change this frame."""
+"""Confidence head: how sure the generator is that more denoising steps would not change this frame.
+
+It learns one of two targets by a likelihood of its own: the teacher's residual (the paper's), or the gain of going on.
+"""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -33,5 +37,19 @@ class ConfidenceHead(nn.Module):
             weights = scores.softmax(dim=-1).unsqueeze(-1)
             pooled.append((weights * self.values[i](x)).sum(dim=-2))
         pooled.append(self.condition(condition))
-        hidden = torch.nn.functional.silu(self.hidden(self.norm(torch.cat(pooled, dim=-1))))
+        hidden = F.silu(self.hidden(self.norm(torch.cat(pooled, dim=-1))))
         return self.out(hidden).squeeze(-1)
+
+
+def residual_loss(logit: Tensor, residual: Tensor, balance: float) -> Tensor:
+    """The paper's loss c * d - balance * log c with c = sigmoid(logit), one per entry.
+
+    Its optimum is c = min(1, balance / E[residual | features]); below the bound that is the rate of an exponential
+    distribution of the residual, as in `gain_loss`.
+    """
+    return logit.sigmoid() * residual - balance * F.logsigmoid(logit)
+
+
+def gain_loss(logit: Tensor, gain: Tensor) -> Tensor:
+    """Exponential likelihood of gains of mean 1 with rate exp(logit), one per entry: high logit, little to gain."""
+    return gain * logit.clamp(-8, 8).exp() - logit

@@ -124,6 +124,11 @@ class Block(nn.Module):
         x = x + (1.0 + parts[5]) * self.fall(F.relu(self.rise(h)).square())
         return x, key, value
 
+    def keys_values(self, x: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """The keys and values alone: all that a commit needs of the last block."""
+        _, key, value, _ = self.project(x, condition)
+        return key, value
+
 
 class Generator(nn.Module):
     """Noisy frame + noise level + action + context -> clean estimate (and confidence logit)."""
@@ -187,7 +192,7 @@ class Generator(nn.Module):
         keys, values = [], []
         for i, (block, attend) in enumerate(zip(self.blocks, attends, strict=True)):
             if i + 1 == len(self.blocks):
-                _, key, value, _ = block.project(x, condition)
+                key, value = block.keys_values(x, condition)
             else:
                 x, key, value = block(x, condition, attend)
             keys.append(key)

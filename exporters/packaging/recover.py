@@ -9,22 +9,24 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
-from torch import Tensor
+from torch import Tensor, nn
 
 from dsa_runtime.package import Package
 from dsa_runtime.spec import WorldSpec
 from exporters.model.generator import Generator, GeneratorConfig
 from exporters.packaging.describe import cache_spec, latent_spec
 from exporters.packaging.export import export_graph
-from exporters.packaging.graphs import generator_graphs
+from exporters.packaging.graphs import Graph, generator_graphs
 from exporters.packaging.lean import lean_generator, norm_scales
 from exporters.packaging.weights_file import WeightsFile
 
+Module = TypeVar("Module", bound=nn.Module)
 Place = tuple[int, int]
 """Which operator of a graph, and which of its inputs."""
 Constants = dict[Place, np.ndarray]
@@ -37,12 +39,16 @@ def recover_generator(package: Package, config: GeneratorConfig) -> Generator:
     """
     _check_fit(package.spec, config)
     path = package.path(package.spec.graphs["denoise"])
-    operators, constants = _constants(onnx.load(path))
-    marked = lean_generator(_marked_generator(config))
+    operators, constants = constants_of(path)
+    marked = lean_generator(marked_module(Generator(config)))
     marked_operators, marks = _exported_constants(marked)
     if operators != marked_operators:
         raise ValueError(f"{path}: not the operators that a generator of this recipe is exported to")
-    state = _state(marked, marks, constants)
+    state = found_state(marked, marks, constants)
+    for index in range(config.depth):
+        block = f"blocks.{index}"
+        scales = torch.tensor(norm_scales(state[f"{block}.cosine"].numpy()))
+        state[f"{block}.query_norm.weight"], state[f"{block}.key_norm.weight"] = scales
     generator = Generator(config)
     for name, parameter in generator.state_dict().items():
         if state[name].shape != parameter.shape:
@@ -63,27 +69,33 @@ def _check_fit(spec: WorldSpec, config: GeneratorConfig) -> None:
             raise ValueError(f"{what} of the package and of the recipe differ: {package} and {recipe}")
 
 
-def _marked_generator(config: GeneratorConfig) -> Generator:
-    """Random values everywhere; torch's global generator is left alone."""
-    generator, rng = Generator(config), torch.Generator().manual_seed(0)
+def marked_module(module: Module) -> Module:
+    """`module` with random parameters; torch's global generator is left alone."""
+    rng = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in generator.parameters():
+        for parameter in module.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=rng))
-    return generator
+    return module
 
 
 def _exported_constants(generator: Generator) -> tuple[list[str], Constants]:
+    return exported_constants(generator_graphs(generator, "plain")[0])
+
+
+def exported_constants(graph: Graph) -> tuple[list[str], Constants]:
+    """`constants_of` what `graph` is exported to."""
     weights = WeightsFile("weights.bin")
-    content = export_graph(generator_graphs(generator, "plain")[0], weights)
+    content = export_graph(graph, weights)
     with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "denoise.onnx"
+        path = Path(scratch) / "marked.onnx"
         path.write_bytes(content)
         weights.write(path.parent)
-        return _constants(onnx.load(path))
+        return constants_of(path)
 
 
-def _constants(model: onnx.ModelProto) -> tuple[list[str], Constants]:
+def constants_of(path: Path) -> tuple[list[str], Constants]:
     """The operators in order and the constants at their inputs, halves widened (see `export.export_graph`)."""
+    model = onnx.load(path)
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     operators: list[str] = []
     constants: Constants = {}
@@ -96,8 +108,8 @@ def _constants(model: onnx.ModelProto) -> tuple[list[str], Constants]:
     return operators, constants
 
 
-def _state(marked: Generator, marks: Constants, constants: Constants) -> dict[str, Tensor]:
-    """State of the generator with `constants` in its graph, found by the `marks` in the graph of `marked`."""
+def found_state(marked: nn.Module, marks: Constants, constants: Constants) -> dict[str, Tensor]:
+    """State of the module with `constants` in its graph, found by the `marks` in the graph of `marked`."""
     places = {_key(mark): place for place, mark in marks.items()}
 
     def read(mark: np.ndarray) -> np.ndarray | None:
@@ -108,17 +120,19 @@ def _state(marked: Generator, marks: Constants, constants: Constants) -> dict[st
     state = {}
     for name, tensor in marked.state_dict().items():
         mark = tensor.numpy()
-        whole, turned, rows = read(mark), read(mark.T), [row for row in map(read, mark) if row is not None]
+        whole, turned = read(mark), read(mark.T)
+        # A vector of channels is laid out to be broadcast over a picture.
+        spread = read(mark[:, None, None]) if mark.ndim == 1 else None
         if whole is not None:
             state[name] = whole
         elif turned is not None:
             state[name] = turned.T
-        elif len(rows) == len(mark):
-            state[name] = np.stack(rows)
-    for index in range(marked.config.depth):
-        block = f"blocks.{index}"
-        scales = norm_scales(state[f"{block}.cosine"])
-        state[f"{block}.query_norm.weight"], state[f"{block}.key_norm.weight"] = scales
+        elif spread is not None:
+            state[name] = spread.reshape(-1)
+        elif mark.ndim:
+            rows = [row for row in map(read, mark) if row is not None]
+            if len(rows) == len(mark):
+                state[name] = np.stack(rows)
     return {name: torch.tensor(array) for name, array in state.items()}
 
 

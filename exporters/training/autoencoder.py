@@ -11,6 +11,8 @@ from torch import Tensor
 
 from exporters.model.autoencoder import Autoencoder, AutoencoderConfig, pictures_to_float, pictures_to_uint8
 from exporters.training.data import Clips
+from exporters.training.distributed import Ranks
+from exporters.training.norm import RanksNorm
 from exporters.training.pictures import save_grid
 from exporters.training.stage import Average, Budget, Stage, mixed_precision, set_learning_rate, warm_cool
 
@@ -72,17 +74,25 @@ def train_autoencoder(
     stage = Stage("autoencoder", folder, config.budget, {"model": model, "optimizer": optimizer, "average": average})
     stage.resume()
     fresh = not stage.finished
+    ranks = Ranks.current()
+    normalise = model.normalise
+    if ranks.world > 1:
+        model.normalise = RanksNorm(normalise)
     for fraction in stage.steps():
         set_learning_rate([optimizer], warm_cool(fraction, stage.step, 100))
-        target = pictures_to_float(train.sample_frames(config.batch).to(device))
+        target = pictures_to_float(ranks.rows(train.sample_frames(config.batch)).to(device))
         with mixed_precision(device):
-            loss = reconstruction_loss(model(target).float(), target, config.edge_weight)
+            latent = model.encode(target)
+            latent = latent + config.model.latent_noise * ranks.randn_like(latent)
+            loss = reconstruction_loss(model.decode(latent).float(), target, config.edge_weight)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        ranks.average_gradients(model.parameters())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         average.update(model)
         stage.log(100, loss=loss.detach())
+    model.normalise = normalise
     model.load_state_dict(average.values)
     if fresh:
         measure_latents(model, train, config.batch)
@@ -95,5 +105,6 @@ def train_autoencoder(
     sample = frames[:: len(frames) // 8][:8]
     with torch.no_grad():
         output = pictures_to_uint8(model(pictures_to_float(sample)))
-    save_grid(folder / "autoencoder.png", [sample.cpu().numpy(), output.cpu().numpy()])
+    if ranks.first:
+        save_grid(folder / "autoencoder.png", [sample.cpu().numpy(), output.cpu().numpy()])
     return model, gate

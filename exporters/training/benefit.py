@@ -6,18 +6,28 @@ random exit step, so that the contexts are of mixed quality, as at play.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from exporters.model.autoencoder import Autoencoder
+from exporters.model.autoencoder import Autoencoder, pictures_to_float
+from exporters.model.confidence import ConfidenceHead
 from exporters.model.flow import add_noise
-from exporters.model.generator import Generator
+from exporters.model.generator import Context, Generator
 from exporters.model.rollout import warm_context
 from exporters.training.data import Clips
+
+OWN = "own"
+"""Name of the generator's own head among the logits."""
+GREY = 127.5
+"""Grey levels of 255 in a difference of 1 between pictures in [-1, 1]."""
+REAL_FRAMES = 4
+"""First frames of a self-rollout that are compared with the recorded ones; after that it has gone its own way."""
 
 
 @dataclass
@@ -28,22 +38,54 @@ class Benefits:
     squared: float32[F, K - 1], mean squared difference to the full-schedule picture, both 2x2-averaged, range [-1, 1]:
     averaging ignores texture that re-noising merely redraws.
     rms: float32[F, K - 1], root mean square difference of the same pictures in grey levels of 255.
-    logit: float32[F, K - 1] of the generator's own head.
+    logits: float32[F, K - 1] by name of the head; `OWN` is the generator's.
+    signed: float32[F, K - 1], by how many grey levels the remaining steps bring the picture nearer to the recorded one
+    (negative: away from it); NaN after the first `REAL_FRAMES` frames.
+    residual: float32[F, K - 1, L], mean squared distance in latents between the estimate and what the teacher makes of
+    it after re-noising to one of L levels; empty without a teacher.
     """
 
     taps: list[Tensor]
     condition: Tensor
     squared: Tensor
-    logit: Tensor
+    logits: dict[str, Tensor]
+    signed: Tensor = field(default_factory=lambda: torch.empty(0))
+    residual: Tensor = field(default_factory=lambda: torch.empty(0))
 
     @property
     def rms(self) -> Tensor:
-        return self.squared.sqrt() * 127.5
+        return self.squared.sqrt() * GREY
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """torch's global generators start from `seed` inside the block, and go on after it as if it had not been."""
+    device = [torch.cuda.current_device()] if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=device):
+        torch.manual_seed(seed)
+        yield
 
 
 def pooled(autoencoder: Autoencoder, latent: Tensor) -> Tensor:
     """Decode, clamp and average 2x2: what two pictures are compared by. [B, C, h, w] -> [B, 3, 4h, 4w]."""
     return F.avg_pool2d(autoencoder.decode(latent).clamp(-1, 1), 2)
+
+
+def mean_square(difference: Tensor) -> Tensor:
+    """[B, ...] -> [B]."""
+    return difference.square().flatten(1).mean(dim=1)
+
+
+def teacher_residual(
+    teacher: Generator, clean: Tensor, levels: Sequence[float], action: Tensor, context: Context
+) -> Tensor:
+    """float32[B, L]: how far the teacher moves the estimate [B, C, h, w] after re-noising it to each level."""
+    distances = []
+    for value in levels:
+        level = clean.new_full((len(clean),), value)
+        estimate, _, _ = teacher.denoise(add_noise(clean, torch.randn_like(clean), level), level, action, context)
+        distances.append(mean_square(clean - estimate))
+    return torch.stack(distances, 1)
 
 
 @torch.no_grad()
@@ -56,16 +98,26 @@ def collect_benefits(
     frames: int,
     batch: int = 16,
     keep_taps: bool = True,
+    heads: Mapping[str, ConfidenceHead] | None = None,
+    teacher: Generator | None = None,
+    residual_levels: Sequence[float] = (),
 ) -> Benefits:
-    """Play `rollouts` batches of `frames` frames from real contexts with real actions; torch's global generator."""
+    """Play `rollouts` batches of `frames` frames from real contexts with real actions; torch's global generator.
+
+    heads     whose logits are wanted besides the generator's own
+    teacher   whose residual is wanted at `residual_levels`; it sees the same frames in its context
+    """
     device = next(generator.parameters()).device
     window, k_all = generator.config.window, len(levels)
+    asked: dict[str, ConfidenceHead] = {OWN: generator.confidence, **(heads or {})}
     taps_out: list[list[Tensor]] = [[] for _ in generator.config.taps]
-    conditions, squares, logits = [], [], []
+    conditions, squares, signs, residuals = [], [], [], []
+    logits: dict[str, list[Tensor]] = {name: [] for name in asked}
     for _ in tqdm(range(rollouts), desc="benefits", unit="rollout", mininterval=5.0):
-        length = window + frames
-        real, action = (x.to(device) for x in clips.windows(clips.sample_starts(batch, length), length))
+        starts = clips.sample_starts(batch, window + frames)
+        real, action = (x.to(device) for x in clips.windows(starts, window + frames))
         context = warm_context(generator, real[:, :window], action[:, :window])
+        teacher_context = warm_context(teacher, real[:, :window], action[:, :window]) if teacher is not None else None
         for i in range(frames):
             act, x = action[:, window + i], torch.randn_like(real[:, 0])
             steps: list[tuple[Tensor, list[Tensor], Tensor]] = []
@@ -74,20 +126,33 @@ def collect_benefits(
                 if k > 0:
                     x = add_noise(steps[-1][0], torch.randn_like(x), level)
                 steps.append(generator.denoise(x, level, act, context))
-            final = pooled(autoencoder, steps[-1][0])
-            gaps = [(pooled(autoencoder, s[0]) - final).square().mean(dim=(1, 2, 3)) for s in steps[:-1]]
-            squares.append(torch.stack(gaps, 1).cpu())
-            logits.append(torch.stack([generator.confidence(s[1], s[2]) for s in steps[:-1]], 1).cpu())
-            conditions.append(torch.stack([s[2] for s in steps[:-1]], 1).cpu())
+            early = steps[:-1]
+            pictures = [pooled(autoencoder, s[0]) for s in steps]
+            squares.append(torch.stack([mean_square(p - pictures[-1]) for p in pictures[:-1]], 1).cpu())
+            if i < REAL_FRAMES:
+                recorded = F.avg_pool2d(pictures_to_float(clips.frames[starts + window + i]).to(device), 2)
+                errors = torch.stack([mean_square(p - recorded).sqrt() * GREY for p in pictures], 1)
+                signs.append((errors[:, :-1] - errors[:, -1:]).cpu())
+            else:
+                signs.append(torch.full_like(squares[-1], torch.nan))
+            for name, head in asked.items():
+                logits[name].append(torch.stack([head(s[1], s[2]) for s in early], 1).cpu())
+            conditions.append(torch.stack([s[2] for s in early], 1).cpu())
             if keep_taps:
                 for j, out in enumerate(taps_out):
-                    out.append(torch.stack([s[1][j] for s in steps[:-1]], 1).half().cpu())
+                    out.append(torch.stack([s[1][j] for s in early], 1).half().cpu())
             exits = torch.randint(k_all, (batch,), device=device)
             chosen = torch.stack([s[0] for s in steps], 1)[torch.arange(batch, device=device), exits]
+            if teacher is not None and teacher_context is not None:
+                moved = [teacher_residual(teacher, s[0], residual_levels, act, teacher_context) for s in early]
+                residuals.append(torch.stack(moved, 1).cpu())
+                teacher_context = teacher.commit(chosen, x.new_zeros(batch), act, teacher_context)
             context = generator.commit(chosen, x.new_zeros(batch), act, context)
     return Benefits(
         [torch.cat(t) for t in taps_out] if keep_taps else [],
         torch.cat(conditions),
         torch.cat(squares),
-        torch.cat(logits),
+        {name: torch.cat(parts) for name, parts in logits.items()},
+        torch.cat(signs),
+        torch.cat(residuals) if residuals else torch.empty(0),
     )

@@ -1,18 +1,27 @@
-"""Stage `calibration`: from the head's logit to probabilities and benefits that hold on held-out self-rollouts."""
+"""Stage `calibration`: from a head's logit to probabilities and benefits that hold on held-out self-rollouts.
+
+Fitted on the earlier half of the validation split, for every head; the kept head's risk bounds are tested on the later
+half. All of it is checked on the test split.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from sklearn.isotonic import IsotonicRegression
 
 from exporters.model.autoencoder import Autoencoder
+from exporters.model.confidence import ConfidenceHead
 from exporters.model.generator import Generator
-from exporters.training.benefit import Benefits, collect_benefits
+from exporters.training.benefit import OWN, Benefits, collect_benefits
+from exporters.training.confidence import rank_metrics
 from exporters.training.data import Clips
+from exporters.training.risk import TEST, Played, RiskTraining, Rollouts, play, risk_bounds, rollouts_key
 from exporters.training.stage import Budget, Stage
 
 
@@ -24,6 +33,7 @@ class CalibrationTraining:
     frames: int = 16
     target_steps: float = 2.0
     """The default threshold is the one that takes this many steps on average."""
+    risk: RiskTraining = field(default_factory=RiskTraining)
 
 
 def isotonic_knots(logit: np.ndarray, target: np.ndarray, increasing: bool) -> dict[str, list[float]]:
@@ -33,22 +43,32 @@ def isotonic_knots(logit: np.ndarray, target: np.ndarray, increasing: bool) -> d
     return {"logit": [float(x) for x in at], "value": [float(x) for x in fit.predict(at)]}
 
 
+def probability_knots(logit: np.ndarray, event: np.ndarray) -> dict[str, list[float]]:
+    """As `isotonic_knots`, of the probability of a bool[F]; never 1.
+
+    That many samples are not certainty, and so threshold 1 stands for the full schedule.
+    """
+    knots = isotonic_knots(logit, event.astype(float), True)
+    most = 1.0 - 1.0 / (len(event) + 2)
+    return {"logit": knots["logit"], "value": [min(value, most) for value in knots["value"]]}
+
+
 def mean_steps(confidence: np.ndarray, threshold: float) -> float:
     """Mean steps of 'stop at the first step whose confidence reaches the threshold'. confidence [F, K - 1]."""
     reached = np.concatenate([confidence >= threshold, np.ones((len(confidence), 1), bool)], axis=1)
     return float(reached.argmax(axis=1).mean() + 1)
 
 
-def calibrate(samples: Benefits, target_steps: float) -> dict[str, object]:
-    """The WorldSpec's calibration table, and its reliability on the same samples.
+def calibrate(samples: Benefits, target_steps: float, head: str = OWN) -> dict[str, Any]:
+    """The WorldSpec's calibration table of one head, without bounds.
 
     delta is the median distance between the first step's picture and the full schedule's: half of the frames are
     already within it after one step, so that the confidence has something to tell apart.
     """
-    logit, rms = samples.logit.double().numpy(), samples.rms.double().numpy()
+    logit, rms = samples.logits[head].double().numpy(), samples.rms.double().numpy()
     steps = logit.shape[1] + 1
     delta = float(np.median(rms[:, 0]))
-    within = [isotonic_knots(logit[:, k], (rms[:, k] <= delta).astype(float), True) for k in range(steps - 1)]
+    within = [probability_knots(logit[:, k], rms[:, k] <= delta) for k in range(steps - 1)]
     benefit = [isotonic_knots(logit[:, k], rms[:, k], False) for k in range(steps - 1)]
     confidence = np.stack([np.interp(logit[:, k], within[k]["logit"], within[k]["value"]) for k in range(steps - 1)], 1)
     grid = np.unique(np.concatenate([np.linspace(0, 1, 41), np.quantile(confidence, np.linspace(0.02, 0.98, 25))]))
@@ -64,11 +84,10 @@ def calibrate(samples: Benefits, target_steps: float) -> dict[str, object]:
     }
 
 
-def reliability(samples: Benefits, calibration: dict[str, object], bins: int = 10) -> dict[str, object]:
+def reliability(samples: Benefits, calibration: Mapping[str, Any], head: str = OWN, bins: int = 10) -> dict[str, Any]:
     """Expected calibration error, and (predicted, observed, share) per bin, over all steps, on other samples."""
-    logit, rms = samples.logit.double().numpy(), samples.rms.double().numpy()
+    logit, rms = samples.logits[head].double().numpy(), samples.rms.double().numpy()
     within = calibration["within_delta"]
-    assert isinstance(within, list)
     predicted = np.concatenate([np.interp(logit[:, k], w["logit"], w["value"]) for k, w in enumerate(within)])
     observed = np.concatenate([rms[:, k] <= calibration["delta"] for k in range(logit.shape[1])]).astype(float)
     which = np.minimum((predicted * bins).astype(int), bins - 1)
@@ -90,18 +109,43 @@ def run_calibration(
     levels: tuple[float, ...],
     folder: Path,
     generator: Generator,
+    heads: Mapping[str, ConfidenceHead],
+    kept: str,
     autoencoder: Autoencoder,
     validation: Clips,
-    heldout: Clips,
-) -> tuple[dict[str, object], dict[str, object]]:
-    """Fit on `validation`, check on `heldout`; returns the table and its gate."""
-    torch.manual_seed(4321)
-    stage = Stage("calibration", folder, Budget(steps=1), {})
-    fit = collect_benefits(generator, autoencoder, levels, validation, config.rollouts, config.frames, keep_taps=False)
-    check = collect_benefits(
-        generator, autoencoder, levels, heldout, config.rollouts // 2, config.frames, keep_taps=False
-    )
-    table = calibrate(fit, config.target_steps)
-    gate = reliability(check, table)
+    test: Clips,
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """The tables by head, the kept one's with its `bounds`, and the gate. The generator's own head is the kept one.
+
+    All randomness comes from torch's global generator, which the caller seeds in the same way before a first run and a
+    resumed one; rollouts that were played before are not played again.
+    """
+    seed = int(torch.randint(2**31, ()))
+    earlier, later = validation.halves()
+    options: dict[str, Any] = {"keep_taps": False, "heads": heads}
+    fit = collect_benefits(generator, autoencoder, levels, earlier, config.rollouts, config.frames, **options)
+    check = collect_benefits(generator, autoencoder, levels, test, config.rollouts // 2, config.frames, **options)
+    tables = {name: calibrate(fit, config.target_steps, name) for name in heads}
+    gate: dict[str, Any] = {
+        "kept": kept,
+        "heads": {
+            name: {
+                "reliability": reliability(check, table, name),
+                **rank_metrics(check, check.logits[name], table["delta"]),
+            }
+            for name, table in tables.items()
+        },
+    }
+    table = tables[kept]
+
+    def played(split: str, threshold: float) -> Played:
+        clips = later if split == TEST else test
+        return play(generator, autoencoder, levels, clips, table["within_delta"], threshold, config.risk, seed)
+
+    key = rollouts_key(generator, table, config.risk, seed)
+    rollouts = Rollouts(played, key, lambda: stage.save())
+    stage = Stage("calibration", folder, Budget(steps=1), {"rollouts": rollouts})
+    stage.resume()
+    table["bounds"] = gate["bounds"] = risk_bounds(config.risk, table, len(levels), rollouts.get)
     stage.write(gate=gate)
-    return table, gate
+    return tables, gate

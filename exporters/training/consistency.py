@@ -16,7 +16,9 @@ from torch import Tensor
 from exporters.model.flow import add_noise, euler_step, precondition, schedule_levels
 from exporters.model.generator import Generator
 from exporters.training.data import Clips
+from exporters.training.distributed import Ranks
 from exporters.training.optimizer import transformer_optimizers
+from exporters.training.sharding import shard, whole
 from exporters.training.stage import Average, Budget, Stage, warm_cool
 from exporters.training.teacher import compile_blocks, context_levels, validation_loss
 
@@ -49,10 +51,11 @@ def consistency_loss(
 
     clean [B, N, C, h, w]; action [B, N, A]; context_level [B, N]; ladder [M + 1]: levels from 1 down to 0.
     """
-    rung = torch.randint(len(ladder) - 1, clean.shape[:2], device=clean.device)
+    ranks = Ranks.current()
+    rung = ranks.draw(lambda s: torch.randint(len(ladder) - 1, s, device=clean.device), tuple(clean.shape[:2]))
     level, lower = ladder[rung], ladder[rung + 1]
-    noisy = add_noise(clean, torch.randn_like(clean), level)
-    context = add_noise(clean, torch.randn_like(clean), context_level)
+    noisy = add_noise(clean, ranks.randn_like(clean), level)
+    context = add_noise(clean, ranks.randn_like(clean), context_level)
     with torch.no_grad():
         estimate = teacher.teacher_forced(context, context_level, noisy, level, action)
         nearer = euler_step(noisy, estimate, level, lower)
@@ -68,7 +71,8 @@ def train_consistency(
 ) -> tuple[Generator, dict[str, float]]:
     """Distil the teacher; returns the averaged student in eval mode, and its gate."""
     device = next(teacher.parameters()).device
-    student, target = copy.deepcopy(teacher).train(), copy.deepcopy(teacher)
+    ranks = Ranks.current()
+    student, target = shard(copy.deepcopy(teacher).train()), shard(copy.deepcopy(teacher))
     optimizers = transformer_optimizers(student, config.learning_rate, weight_decay=0.0)
     average = Average(student, config.average)
     stage = Stage(
@@ -80,20 +84,20 @@ def train_consistency(
             compile_blocks(model)
     ladder = torch.tensor([*schedule_levels(config.levels, config.level_shift), 0.0], device=device)
     for fraction in stage.steps():
-        clean, action = (
-            x.to(device) for x in train.windows(train.sample_starts(config.batch, config.clip), config.clip)
-        )
-        levels = context_levels(tuple(clean.shape[:2]), config.context_noise).to(device)
+        starts = ranks.rows(train.sample_starts(config.batch, config.clip))
+        clean, action = (x.to(device) for x in train.windows(starts, config.clip))
+        levels = ranks.draw(lambda s: context_levels(s, config.context_noise), tuple(clean.shape[:2])).to(device)
         target.load_state_dict(average.values)
         loss = consistency_loss(student, target, teacher, clean, action, levels, ladder)
         optimizers.zero_grad()
         loss.backward()
+        ranks.average_gradients(student.parameters())
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizers.step(warm_cool(fraction, stage.step, 20, cool_from=0.6))
         average.update(student)
         stage.log(20, loss=loss.detach())
     student.load_state_dict(average.values)
-    student.eval()
+    student = whole(student, teacher).eval()
     gate = validation_loss(student, validation, config.clip)
     stage.write(gate=gate)
     return student, gate

@@ -1,7 +1,9 @@
-"""Stage `distillation`: self-rollout with distribution matching, a critic, and the joint confidence loss.
+"""Stage `distillation`: self-rollout with distribution matching, a critic, and two joint confidence losses.
 
 Self-Forcing's recipe (Huang et al. 2025) with DSA's confidence loss (arXiv 2606.04432) and the changes that
-`method` asks for: independent exit steps per frame, all-causal scoring, an anchor to the real next frame.
+`method` asks for: independent exit steps per frame, all-causal scoring, an anchor to the real next frame. A second
+confidence head of the same shape, on the same features, learns what the remaining steps would still change, so that
+the two targets can be compared.
 """
 
 from __future__ import annotations
@@ -15,11 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import AdamW
 
+from exporters.model.confidence import ConfidenceHead, gain_loss, residual_loss
 from exporters.model.flow import add_noise, precondition, sample_levels
 from exporters.model.generator import Context, Generator
 from exporters.model.rollout import warm_context
 from exporters.training.data import Clips
+from exporters.training.distributed import Ranks
 from exporters.training.optimizer import Optimizers
+from exporters.training.sharding import shard, whole
 from exporters.training.stage import Average, Budget, Stage, warm_cool
 from exporters.training.teacher import validation_loss
 
@@ -41,9 +46,11 @@ class DistillationTraining:
     anchor: float = 0.1
     """Weight of the error to the real next frame at full noise, teacher-forced: holds the response to actions."""
     confidence: float = 0.05
-    """Weight of the confidence loss."""
+    """Weight of the confidence loss of the generator's own head, whose target is the teacher's residual."""
     confidence_balance: float = 0.5
-    """lambda of the confidence loss c * d - lambda * log c, with d of mean 1."""
+    """lambda of that loss c * d - lambda * log c, with d of mean 1."""
+    gain: float = 0.05
+    """Weight of the loss of the second head, whose target is the gain of the remaining steps."""
     average: float = 0.98
 
 
@@ -52,22 +59,26 @@ LEAD = 2
 
 
 class RunningMean:
-    """Running mean of a residual per (exit step, level bin), so that the confidence target has mean 1 everywhere."""
+    """Running mean of a target per (exit step, level bin): what a confidence head learns has mean 1 everywhere."""
 
     def __init__(self, steps: int, bins: int = 4, decay: float = 0.98) -> None:
         self.values, self.decay, self.bins = torch.ones(steps, bins), decay, bins
         self.seen = torch.zeros(steps, bins, dtype=torch.bool)
 
     def normalise(self, residual: Tensor, exits: Tensor, level: Tensor) -> Tensor:
-        """residual, level [B, N], exits [N] (0-based) -> residual over its running mean, and learn from it."""
-        bins = (level * self.bins).long().clamp_max(self.bins - 1)
+        """Target and level [B, N], exits [N] (0-based) -> the target over its running mean, and learn from it.
+
+        It learns from the rows of all ranks.
+        """
+        own = (level * self.bins).long().clamp_max(self.bins - 1)
+        everywhere, bins = Ranks.current().gather(residual), Ranks.current().gather(own)
         rows = exits.expand_as(bins)
         for step, column in {(int(s), int(c)) for s, c in zip(rows.flatten(), bins.flatten(), strict=True)}:
-            mean = residual[(rows == step) & (bins == column)].mean().detach().cpu()
+            mean = everywhere[(rows == step) & (bins == column)].mean().detach().cpu()
             old = self.values[step, column] if self.seen[step, column] else mean
             self.values[step, column] = self.decay * old + (1 - self.decay) * mean
             self.seen[step, column] = True
-        return residual / self.values.to(residual)[rows, bins].clamp_min(1e-8)
+        return residual / self.values.to(residual)[exits.expand_as(own), own].clamp_min(1e-8)
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"values": self.values, "seen": self.seen}
@@ -95,38 +106,77 @@ class Sessions:
 def open_sessions(generator: Generator, clips: Clips, batch: int, longest: int, device: torch.device) -> Sessions:
     """Start from real windows that have at least `longest` more recorded actions."""
     window = generator.config.window
-    starts = clips.sample_starts(batch, window + longest)
+    starts = Ranks.current().rows(clips.sample_starts(batch, window + longest))
     real, action = (x.to(device) for x in clips.windows(starts, window))
     with torch.no_grad():
         context = warm_context(generator, real, action)
     return Sessions(starts, context, real[:, -LEAD:], window)
 
 
+@dataclass(frozen=True)
+class SelfRollout:
+    """Frames that the generator has played, N per session, with what its confidence heads said and should say."""
+
+    frames: Tensor
+    """[B, N, C, h, w]: the estimate of each frame's exit step, which is also what was committed. With gradient."""
+    residual_logit: Tensor
+    """[B, N], of the generator's own head at the exit step. With gradient."""
+    gain_logit: Tensor
+    """[B, N], of the gain head at the exit step. With gradient."""
+    gain: Tensor
+    """[B, N]: mean squared difference between the frame and what the remaining steps would have made of it."""
+    context: Context
+    """After the last frame."""
+
+
 def self_rollout(
-    generator: Generator, levels: tuple[float, ...], context: Context, action: Tensor, exits: Tensor
-) -> tuple[Tensor, Tensor, Context]:
+    generator: Generator,
+    gain_head: ConfidenceHead,
+    levels: tuple[float, ...],
+    context: Context,
+    action: Tensor,
+    exits: Tensor,
+) -> SelfRollout:
     """Roll out one frame per action; gradient at each frame's exit step only, and none through the cache.
 
-    action [B, N, A]; exits int64[N], 0-based exit step per frame. Returns frames [B, N, C, h, w] and confidence logits
-    [B, N], both with gradient, and the context after them.
+    action [B, N, A]; exits int64[N], 0-based exit step per frame. The steps after the exit are only looked at.
     """
+    ranks = Ranks.current()
     batch, c = action.shape[0], generator.config
     shape = (batch, c.latent_channels, c.latent_height, c.latent_width)
-    outputs, logits = [], []
+    frames, residual_logits, gain_logits, gains = [], [], [], []
     for i in range(action.shape[1]):
-        act, last = action[:, i], int(exits[i])
-        x = torch.randn(shape, device=action.device)
-        for k in range(last + 1):
-            level = x.new_full((batch,), levels[k])
-            with torch.set_grad_enabled(k == last):
-                estimate, taps, condition = generator.denoise(x, level, act, context)
-            if k < last:
-                x = add_noise(estimate, torch.randn_like(x), x.new_full((batch,), levels[k + 1]))
-        outputs.append(estimate)
-        logits.append(generator.confidence(taps, condition))
+        act = action[:, i]
+        x = ranks.draw(lambda s: torch.randn(s, device=action.device), shape)
+        for k, value in enumerate(levels):
+            at_exit = k == int(exits[i])
+            with torch.set_grad_enabled(at_exit):
+                estimate, taps, condition = generator.denoise(x, x.new_full((batch,), value), act, context)
+            if at_exit:
+                frames.append(estimate)
+                residual_logits.append(generator.confidence(taps, condition))
+                gain_logits.append(gain_head(taps, condition))
+            if k + 1 < len(levels):
+                x = add_noise(estimate.detach(), ranks.randn_like(x), x.new_full((batch,), levels[k + 1]))
+        frame = frames[-1].detach()
+        gains.append((frame - estimate.detach()).square().flatten(1).mean(dim=1))
         with torch.no_grad():
-            context = generator.commit(estimate.detach(), x.new_zeros(batch), act, context)
-    return torch.stack(outputs, 1), torch.stack(logits, 1), context
+            context = generator.commit(frame, x.new_zeros(batch), act, context)
+    logits = torch.stack(residual_logits, 1), torch.stack(gain_logits, 1)
+    return SelfRollout(torch.stack(frames, 1), *logits, torch.stack(gains, 1), context)
+
+
+def joint_gain_loss(rolled: SelfRollout, exits: Tensor, means: RunningMean) -> Tensor:
+    """Mean loss of the gain head over the frames that did not exit at the last step: those had nothing to gain.
+
+    Zero, but still a function of the head, if all did. `means` has a row for every step but the last.
+    """
+    going = torch.nonzero(exits < len(means.values)).flatten()
+    if len(going) == 0:
+        return 0.0 * rolled.gain_logit.sum()
+    gain = rolled.gain[:, going]
+    target = means.normalise(gain, exits[going].to(gain.device), torch.zeros_like(gain))
+    return gain_loss(rolled.gain_logit[:, going], target).mean()
 
 
 def score(model: Generator, clip: Tensor, action: Tensor, noisy: Tensor, level: Tensor) -> Tensor:
@@ -142,17 +192,26 @@ def train_distillation(
     student: Generator,
     train: Clips,
     validation: Clips,
-) -> tuple[Generator, dict[str, float]]:
-    """Distil on self-rollouts; returns the averaged generator in eval mode, and its gate."""
+) -> tuple[Generator, ConfidenceHead, dict[str, float]]:
+    """Distil on self-rollouts; returns the averaged generator and gain head in eval mode, and the generator's gate.
+
+    The generator's own head has learned the teacher's residual ("joint-residual"), the other one the gain
+    ("joint-gain").
+    """
     device = next(teacher.parameters()).device
-    generator, critic = copy.deepcopy(student).train(), copy.deepcopy(teacher).train()
+    ranks = Ranks.current()
+    generator, critic = shard(copy.deepcopy(student).train()), shard(copy.deepcopy(teacher).train())
+    # No stage before has trained a head: both start from the same weights, and differ by their targets alone.
+    gain_head = shard(copy.deepcopy(student.confidence))
     window = generator.config.window
+    learning = [*generator.parameters(), *gain_head.parameters()]
     # No first moment: the two networks chase each other, and a remembered direction is a stale one.
-    g_opt = Optimizers([AdamW(generator.parameters(), lr=config.learning_rate, betas=(0.0, 0.999), weight_decay=0.0)])
+    g_opt = Optimizers([AdamW(learning, lr=config.learning_rate, betas=(0.0, 0.999), weight_decay=0.0)])
     c_opt = Optimizers(
         [AdamW(critic.parameters(), lr=config.critic_learning_rate, betas=(0.0, 0.999), weight_decay=0.0)]
     )
-    average, means = Average(generator, config.average), RunningMean(len(levels))
+    average, gain_average = Average(generator, config.average), Average(gain_head, config.average)
+    means, gain_means = RunningMean(len(levels)), RunningMean(len(levels) - 1, bins=1)
     parts = {
         "generator": generator,
         "critic": critic,
@@ -160,6 +219,9 @@ def train_distillation(
         "c_opt": c_opt,
         "average": average,
         "means": means,
+        "gain_head": gain_head,
+        "gain_average": gain_average,
+        "gain_means": gain_means,
     }
     stage = Stage("distillation", folder, config.budget, parts)
     stage.resume()
@@ -169,12 +231,13 @@ def train_distillation(
             sessions = open_sessions(generator, train, config.batch, config.longest, device)
         index = sessions.starts + sessions.played - LEAD
         clip_action = train.windows(index, LEAD + config.frames)[1].to(device)
-        exits = torch.randint(len(levels), (config.frames,))
-        frames, logits, context = self_rollout(generator, levels, sessions.context, clip_action[:, LEAD:], exits)
+        exits = ranks.agree(torch.randint(len(levels), (config.frames,)))  # each rank must do the same work
+        rolled = self_rollout(generator, gain_head, levels, sessions.context, clip_action[:, LEAD:], exits)
+        frames = rolled.frames
         clip = torch.cat([sessions.tail, frames.detach()], dim=1)
-        sessions = Sessions(sessions.starts, context, clip[:, -LEAD:], sessions.played + config.frames)
-        level = sample_levels(tuple(clip.shape[:2]), 1.5).clamp(0.05, 0.98).to(device)
-        noisy = add_noise(clip, torch.randn_like(clip), level)
+        sessions = Sessions(sessions.starts, rolled.context, clip[:, -LEAD:], sessions.played + config.frames)
+        level = ranks.draw(lambda s: sample_levels(s, 1.5), tuple(clip.shape[:2])).clamp(0.05, 0.98).to(device)
+        noisy = add_noise(clip, ranks.randn_like(clip), level)
         with torch.no_grad():
             real_score = score(teacher, clip, clip_action, noisy, level)[:, LEAD:]
             fake_score = score(critic, clip, clip_action, noisy, level)[:, LEAD:]
@@ -183,32 +246,37 @@ def train_distillation(
         gradient = (fake_score - real_score) / size[:, :, None, None, None]
         matching = 0.5 * F.mse_loss(frames, (frames - gradient).detach())
 
-        # The confidence loss: its optimum is lambda / E[d | features], a regression of the teacher residual.
+        # The two confidence losses: the teacher's residual, and what the remaining steps would still change.
         d = means.normalise(residual.square().mean(dim=2), exits.to(device), level[:, LEAD:])
-        confidence = (logits.sigmoid() * d - config.confidence_balance * F.logsigmoid(logits)).mean()
+        confidence = residual_loss(rolled.residual_logit, d, config.confidence_balance).mean()
+        gain = joint_gain_loss(rolled, exits, gain_means)
 
         length = LEAD + config.frames
-        real, action = (x.to(device) for x in train.windows(train.sample_starts(config.batch, length), length))
+        starts = ranks.rows(train.sample_starts(config.batch, length))
+        real, action = (x.to(device) for x in train.windows(starts, length))
         top = torch.ones(tuple(real.shape[:2]), device=device)
-        anchored = generator.teacher_forced(real, torch.zeros_like(top), torch.randn_like(real), top, action)
+        anchored = generator.teacher_forced(real, torch.zeros_like(top), ranks.randn_like(real), top, action)
         anchor = F.mse_loss(anchored[:, LEAD:], real[:, LEAD:])
         g_opt.zero_grad()
-        (matching + config.anchor * anchor + config.confidence * confidence).backward()
-        torch.nn.utils.clip_grad_norm_(generator.parameters(), 1.0)
+        (matching + config.anchor * anchor + config.confidence * confidence + config.gain * gain).backward()
+        ranks.average_gradients(learning)
+        torch.nn.utils.clip_grad_norm_(learning, 1.0)
         rate = warm_cool(fraction, stage.step, 20, cool_from=0.6)
         # The critic first has to learn what the generator's rollouts look like.
         g_opt.step(rate if stage.step >= 10 else 0.0)
         average.update(generator)
+        gain_average.update(gain_head)
 
         for _ in range(config.critic_updates):
-            level = sample_levels(tuple(clip.shape[:2]), 1.5).to(device)
-            noisy = add_noise(clip, torch.randn_like(clip), level)
+            level = ranks.draw(lambda s: sample_levels(s, 1.5), tuple(clip.shape[:2])).to(device)
+            noisy = add_noise(clip, ranks.randn_like(clip), level)
             estimate = score(critic, clip, clip_action, noisy, level)
-            _, gain = precondition(level)
-            error = (estimate - clip).square().flatten(2).mean(dim=2) / gain.square()
+            _, scale = precondition(level)
+            error = (estimate - clip).square().flatten(2).mean(dim=2) / scale.square()
             critic_loss = error[:, LEAD:].mean()
             c_opt.zero_grad()
             critic_loss.backward()
+            ranks.average_gradients(critic.parameters())
             torch.nn.utils.clip_grad_norm_(critic.parameters(), 1.0)
             c_opt.step(rate)
         stage.log(
@@ -216,11 +284,14 @@ def train_distillation(
             matching=matching.detach(),
             anchor=anchor.detach(),
             confidence=confidence.detach(),
+            gain=gain.detach(),
             critic=critic_loss.detach(),
             spread=frames.detach().std(),
         )
     generator.load_state_dict(average.values)
-    generator.eval()
+    generator = whole(generator, student).eval()
+    gain_head.load_state_dict(gain_average.values)
+    gain_head = whole(gain_head, student.confidence)
     gate = validation_loss(generator, validation, window + 4)
     stage.write(gate=gate)
-    return generator, gate
+    return generator, gain_head.eval(), gate

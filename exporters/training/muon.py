@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from exporters.training.sharding import gathered, slice_as
+
 
 def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
     """Push the singular values of float[m, n] towards 1 by a quintic Newton-Schulz iteration (Jordan et al. 2024)."""
@@ -26,6 +28,9 @@ class Muon(torch.optim.Optimizer):
     `torch.optim.Muon` iterates in bfloat16, which a CPU without matrix units emulates at a quarter of float32's speed:
     there it took longer than the model (LOG.md). The update's root mean square is 0.2 * lr, as AdamW's is, so that both
     can share one learning rate.
+
+    An orthogonal matrix has no independent slices: of sharded weights (`sharding`) every rank gathers the momentum,
+    one matrix at a time, iterates on the whole and applies its own slice.
     """
 
     def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
@@ -41,6 +46,6 @@ class Muon(torch.optim.Optimizer):
                 if not state:
                     state["momentum"] = torch.zeros_like(p)
                 buffer = state["momentum"].lerp_(p.grad, 1.0 - group["momentum"])
-                update = orthogonalise(p.grad.lerp(buffer, group["momentum"]))
+                update = slice_as(orthogonalise(gathered(p.grad.lerp(buffer, group["momentum"]))), p)
                 p.mul_(1.0 - group["lr"] * group["weight_decay"])
                 p.add_(update, alpha=-group["lr"] * 0.2 * max(p.shape) ** 0.5)

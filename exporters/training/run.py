@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from exporters.model.autoencoder import Autoencoder
+from exporters.model.confidence import ConfidenceHead
 from exporters.model.generator import Generator
 from exporters.training.autoencoder import train_autoencoder
+from exporters.training.branch import BASE_STAGES, Base, load_base, run_folder
 from exporters.training.calibration import run_calibration
 from exporters.training.confidence import train_confidence
 from exporters.training.config import TrainConfig
 from exporters.training.consistency import train_consistency
 from exporters.training.data import Clips, encode_clips
 from exporters.training.distillation import train_distillation
+from exporters.training.distributed import Ranks
+from exporters.training.start import Start, check_start, place_start, read_origin
 from exporters.training.teacher import train_teacher
 
 STAGES = ("autoencoder", "teacher", "consistency", "distillation", "confidence", "calibration")
+SHARED_STAGES = STAGES[:4]
+"""Trained by all ranks together; the rest takes minutes and runs on rank 0."""
 
 
 @dataclass
@@ -33,73 +41,129 @@ class Trained:
     teacher: Generator | None = None
     student: Generator | None = None
     generator: Generator | None = None
-    calibration: dict[str, object] | None = None
+    gain_head: ConfidenceHead | None = None
+    """The second head of the distillation ("joint-gain"); the generator's own is "joint-residual"."""
+    heads: dict[str, ConfidenceHead] = field(default_factory=dict)
+    """All confidence heads by name; the generator's own is a copy of `kept`."""
+    kept: str | None = None
+    calibrations: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Calibration tables by head."""
+    calibration: dict[str, Any] | None = None
+    """That of the kept head, with its risk bounds."""
+    seed: int = 0
 
 
-def run_training(config: TrainConfig, runs: Path, device: torch.device, until: str = STAGES[-1]) -> Trained:
-    """Run all stages up to `until`; finished ones are loaded, a half-done one goes on from its checkpoint."""
+def run_training(
+    config: TrainConfig,
+    runs: Path,
+    device: torch.device,
+    until: str = STAGES[-1],
+    start: Start | None = None,
+    seed: int | None = None,
+) -> Trained:
+    """Run all stages up to `until`; finished ones are loaded, a half-done one goes on from its checkpoint.
+
+    start   models to begin with, for a run that has no checkpoints yet
+    seed    another than the recipe's is a `branch` of the base run, whose shared stages must have finished
+
+    Of several ranks (`distributed`) the first returns the whole result, the others what they helped to train.
+    """
     if until not in STAGES:
         raise ValueError(f"until: {until!r} is not a stage; choose from {', '.join(STAGES)}")
-    folder, dataset = runs / config.name, Path(config.dataset)
-    folder.mkdir(parents=True, exist_ok=True)
+    for stage in SHARED_STAGES:
+        Ranks.current().divide(getattr(config, stage).batch, f"{stage}.batch")
+    base, own, dataset = run_folder(config, runs), run_folder(config, runs, seed), Path(config.dataset)
+    number = config.seed if seed is None else seed
+    shared: Base | None = None
+    if start is not None:
+        check_start(config, runs, seed)
+    if own != base:
+        if until in BASE_STAGES:
+            raise ValueError(f"until: a branch takes {until!r} from the base run; choose a later stage")
+        shared = load_base(config, runs, device)
     width = config.teacher.model.action_width
     train, validation = Clips.load(dataset, "train", width), Clips.load(dataset, "validation", width)
+    own.mkdir(parents=True, exist_ok=True)
+    if start is not None:
+        place_start(start, config, base)
     levels = config.schedule.levels
     last = STAGES.index(until)
 
     def begin(stage: str) -> None:
-        torch.manual_seed(config.seed * 1000 + STAGES.index(stage))
+        torch.manual_seed(number * 1000 + STAGES.index(stage))
         print(f"== {stage}", flush=True)
 
     def gate(stage: str, values: object) -> None:
         result.gates[stage] = values
         print(f"== {stage} gate: {json.dumps(values)}", flush=True)
 
-    begin("autoencoder")
-    autoencoder, values = train_autoencoder(config.autoencoder, folder, train, validation, device)
-    result = Trained(levels, autoencoder, {})
-    gate("autoencoder", values)
-    if last == 0:
-        return result
-    for name, clips in (("train", train), ("validation", validation)):
-        encode_clips(clips, autoencoder, folder / f"latents-{name}.pt")
+    origin = Ranks.current().from_first(lambda: read_origin(base))
+    gates: dict[str, object] = {} if origin is None else {"start": origin}
 
-    begin("teacher")
-    result.teacher, values = train_teacher(config.teacher, folder, train, validation, device)
-    gate("teacher", values)
-    if last == 1:
-        return result
+    def encode(autoencoder: Autoencoder) -> None:
+        for name, clips in (("train", train), ("validation", validation)):
+            encode_clips(clips, autoencoder, base / f"latents-{name}.pt")
 
-    begin("consistency")
-    result.student, values = train_consistency(config.consistency, folder, result.teacher, train, validation)
-    gate("consistency", values)
-    if last == 2:
-        return result
+    if shared is not None:
+        gates.update(shared.gates)
+        result = Trained(levels, shared.autoencoder, gates, shared.teacher, shared.student, seed=number)
+        encode(result.autoencoder)
+    else:
+        begin("autoencoder")
+        autoencoder, values = train_autoencoder(config.autoencoder, base, train, validation, device)
+        result = Trained(levels, autoencoder, gates, seed=number)
+        gate("autoencoder", values)
+        if last == 0:
+            return result
+        encode(autoencoder)
 
+        begin("teacher")
+        result.teacher, values = train_teacher(config.teacher, base, train, validation, device)
+        gate("teacher", values)
+        if last == 1:
+            return result
+
+        begin("consistency")
+        result.student, values = train_consistency(config.consistency, base, result.teacher, train, validation)
+        gate("consistency", values)
+        if last == 2:
+            return result
+
+    assert result.teacher is not None and result.student is not None
     begin("distillation")
-    result.generator, values = train_distillation(
-        config.distillation, levels, folder, result.teacher, result.student, train, validation
+    result.generator, result.gain_head, values = train_distillation(
+        config.distillation, levels, own, result.teacher, result.student, train, validation
     )
     gate("distillation", values)
-    if last == 3:
+    if last == 3 or not Ranks.current().leave():
         return result
 
     begin("confidence")
-    result.generator, fitted = train_confidence(
-        config.confidence, levels, folder, result.generator, autoencoder, train, validation
+    fit = train_confidence(
+        config.confidence,
+        levels,
+        own,
+        result.generator,
+        result.gain_head,
+        result.teacher,
+        result.autoencoder,
+        train,
+        validation,
     )
-    gate("confidence", fitted)
+    result.generator, result.heads, result.kept = fit.generator, fit.heads, fit.kept
+    gate("confidence", fit.gate)
     if last == 4:
         return result
 
     begin("calibration")
     test = Clips.load(dataset, "test", width)
-    encode_clips(test, autoencoder)
-    result.calibration, checked = run_calibration(
-        config.calibration, levels, folder, result.generator, autoencoder, validation, test
+    encode_clips(test, result.autoencoder)
+    result.calibrations, checked = run_calibration(
+        config.calibration, levels, own, fit.generator, fit.heads, fit.kept, result.autoencoder, validation, test
     )
+    result.calibration = result.calibrations[fit.kept]
     gate("calibration", checked)
-    save_result(folder / "generator.pt", result)
+    save_result(own / "generator.pt", result)
     return result
 
 
@@ -109,6 +173,9 @@ def save_result(path: Path, result: Trained) -> None:
     state = {
         "generator": result.generator.state_dict(),
         "levels": list(result.levels),
+        "heads": {name: head.state_dict() for name, head in result.heads.items()},
+        "kept": result.kept,
+        "calibrations": result.calibrations,
         "calibration": result.calibration,
         "gates": result.gates,
     }
@@ -117,23 +184,33 @@ def save_result(path: Path, result: Trained) -> None:
     os.replace(partial, path)
 
 
-def load_result(config: TrainConfig, runs: Path) -> Trained:
-    """The finished run of a recipe, in eval mode on the CPU. Raises FileNotFoundError if it has not finished."""
-    folder = runs / config.name
-    if not (folder / "generator.pt").exists():
-        raise FileNotFoundError(
-            f"{folder}/generator.pt: the run has not finished; run `python -m exporters train` first"
-        )
-    saved = torch.load(folder / "generator.pt", weights_only=True)
+def load_result(config: TrainConfig, runs: Path, seed: int | None = None) -> Trained:
+    """The finished run of a recipe, or the branch of a seed, in eval mode on the CPU.
+
+    Raises FileNotFoundError if it has not finished.
+    """
+    path = run_folder(config, runs, seed) / "generator.pt"
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: the run has not finished; run `python -m exporters train` first")
+    saved = torch.load(path, map_location="cpu", weights_only=True)
     autoencoder = Autoencoder(config.autoencoder.model)
-    checkpoint = torch.load(folder / "autoencoder.pt", weights_only=True)
+    autoencoder_path = run_folder(config, runs) / "autoencoder.pt"
+    checkpoint = torch.load(autoencoder_path, map_location="cpu", weights_only=True)
     autoencoder.load_state_dict(checkpoint["parts"]["average"]["values"])
     generator = Generator(config.teacher.model)
     generator.load_state_dict(saved["generator"])
+    heads = {}
+    for name, state in saved.get("heads", {}).items():
+        heads[name] = copy.deepcopy(generator.confidence).eval()
+        heads[name].load_state_dict(state)
     return Trained(
         tuple(saved["levels"]),
         autoencoder.eval(),
         saved["gates"],
         generator=generator.eval(),
+        heads=heads,
+        kept=saved.get("kept"),
+        calibrations=saved.get("calibrations", {}),
         calibration=saved["calibration"],
+        seed=config.seed if seed is None else seed,
     )

@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from exporters.training.distributed import Ranks, is_slice
+from exporters.training.sharding import load_whole, whole_state
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -40,6 +43,8 @@ class Stage:
 
     `parts` maps a name to anything with `state_dict` and `load_state_dict` (modules, optimizers, averages).
     Checkpoints are written to a temporary name and renamed, so a kill at any point leaves the last whole one.
+    Of several ranks the first reads and writes the files, and its clock decides for all. A checkpoint does not know
+    how many ranks wrote it.
     """
 
     name: str
@@ -61,23 +66,47 @@ class Stage:
 
     def resume(self) -> bool:
         """Load the last checkpoint if there is one; returns whether it did."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if not self.checkpoint.exists():
+        ranks = Ranks.current()
+        # Without a checkpoint several ranks begin with the first one's weights and random stream.
+        begin = self.state() if ranks.world > 1 else None
+        saved, found = ranks.from_first(lambda: (self._read() or begin, self.checkpoint.exists()))
+        if saved is None:
             return False
-        saved = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         for name, part in self.parts.items():
-            part.load_state_dict(saved["parts"][name])
+            if name not in saved["parts"]:
+                raise ValueError(
+                    f"{self.checkpoint}: it has no {name!r}, so an older version wrote it; move it away to train anew"
+                )
+            load_whole(part, saved["parts"][name])
         self.step, self.seconds = saved["step"], saved["seconds"]
         torch.set_rng_state(saved["rng"])
-        return True
+        if "cuda_rng" in saved and _cuda_in_use():
+            torch.cuda.set_rng_state(saved["cuda_rng"])
+        return found
 
-    def save(self) -> None:
+    def _read(self) -> dict[str, Any] | None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.checkpoint.exists():
+            return None
+        return dict(torch.load(self.checkpoint, map_location="cpu", weights_only=True))
+
+    def state(self) -> dict[str, Any]:
+        """Everything that a checkpoint holds; of sharded parts only on the first rank, though all must call it."""
         state = {
-            "parts": {name: part.state_dict() for name, part in self.parts.items()},
+            "parts": {name: whole_state(part.state_dict()) for name, part in self.parts.items()},
             "step": self.step,
             "seconds": self.seconds,
             "rng": torch.get_rng_state(),
         }
+        if _cuda_in_use():
+            state["cuda_rng"] = torch.cuda.get_rng_state()
+        return state
+
+    def save(self) -> None:
+        """Write the checkpoint; all ranks must call it if parts are sharded."""
+        state = self.state()
+        if not Ranks.current().first:
+            return
         partial = self.checkpoint.with_suffix(".partial")
         torch.save(state, partial)
         os.replace(partial, self.checkpoint)
@@ -89,32 +118,50 @@ class Stage:
         """
         if self.budget.fraction(self.step, self.seconds) >= 1.0:
             return
+        ranks = Ranks.current()
         saved_at = time.monotonic()
-        bar = tqdm(desc=self.name, unit="step", initial=self.step, total=self.budget.steps, mininterval=5.0)
+        bar = tqdm(
+            desc=self.name,
+            unit="step",
+            initial=self.step,
+            total=self.budget.steps,
+            mininterval=5.0,
+            disable=not ranks.first,
+        )
         while not self.finished:
             began = time.monotonic()
             yield self.budget.fraction(self.step, self.seconds)
             self.step += 1
             self.seconds += time.monotonic() - began
             bar.update()
-            if time.monotonic() - saved_at > self.save_every_s:
+            # The end and the learning rate follow the clock, and saving needs everybody: one rank's clock decides.
+            clock = torch.tensor([self.seconds, time.monotonic() - saved_at], dtype=torch.float64)
+            self.seconds, since_save = ranks.agree(clock).tolist()
+            if since_save > self.save_every_s:
+                ranks.check_together()
                 self.save()
                 saved_at = time.monotonic()
         bar.close()
+        ranks.check_together()
         self.save()
 
     def log(self, every: int, **values: float | torch.Tensor) -> None:
-        """Collect scalars; every `every` steps append their means to metrics.jsonl."""
+        """Collect scalars; every `every` steps append their means, also over the ranks, to metrics.jsonl."""
         for name, value in values.items():
-            self.window.setdefault(name, []).append(float(value))
+            whole = value.full_tensor() if is_slice(value) else value  # type: ignore[union-attr]
+            self.window.setdefault(name, []).append(float(whole))
         if (self.step + 1) % every == 0:
-            means = {name: sum(v) / len(v) for name, v in self.window.items()}
+            ranks = Ranks.current()
+            means = ranks.average({name: sum(v) / len(v) for name, v in self.window.items()})
             self.write(**means)
-            tqdm.write(f"{self.name} {self.step + 1}: " + "  ".join(f"{k} {v:.4f}" for k, v in means.items()))
+            if ranks.first:
+                tqdm.write(f"{self.name} {self.step + 1}: " + "  ".join(f"{k} {v:.4f}" for k, v in means.items()))
             self.window.clear()
 
     def write(self, **values: Any) -> None:
-        """Append one line to metrics.jsonl."""
+        """Append one line to metrics.jsonl, on the first rank."""
+        if not Ranks.current().first:
+            return
         line = {"stage": self.name, "step": self.step + 1, "seconds": round(self.seconds, 1), **values}
         with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as out:
             out.write(json.dumps(line) + "\n")
@@ -144,6 +191,11 @@ class Average:
         for name, value in state["values"].items():
             self.values[name].copy_(value)
         self.count = state["count"]
+
+
+def _cuda_in_use() -> bool:
+    """Whether noise may be drawn on a GPU, whose random stream then belongs into the checkpoint."""
+    return torch.cuda.is_available() and torch.cuda.is_initialized()
 
 
 def mixed_precision(device: torch.device) -> torch.autocast:

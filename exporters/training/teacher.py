@@ -11,7 +11,9 @@ from torch import Tensor
 from exporters.model.flow import add_noise, precondition, sample_levels
 from exporters.model.generator import Generator, GeneratorConfig
 from exporters.training.data import Clips
+from exporters.training.distributed import Ranks
 from exporters.training.optimizer import transformer_optimizers
+from exporters.training.sharding import shard, whole_state
 from exporters.training.stage import Average, Budget, Stage, mixed_precision, warm_cool
 
 
@@ -47,7 +49,8 @@ def context_levels(shape: tuple[int, ...], highest: float) -> Tensor:
 
 def drop_actions(action: Tensor, share: float) -> Tensor:
     """Zero a `share` of the per-frame actions, so that the model also knows 'no action given'."""
-    return action * (torch.rand(action.shape[:-1]) >= share).unsqueeze(-1).to(action)
+    drawn = Ranks.current().draw(torch.rand, tuple(action.shape[:-1]))
+    return action * (drawn >= share).unsqueeze(-1).to(action)
 
 
 def flow_loss(model: Generator, clean: Tensor, action: Tensor, level: Tensor, context_level: Tensor) -> Tensor:
@@ -55,8 +58,9 @@ def flow_loss(model: Generator, clean: Tensor, action: Tensor, level: Tensor, co
 
     It is the velocity loss up to a factor between 1/2 and 1.
     """
-    noisy = add_noise(clean, torch.randn_like(clean), level)
-    context = add_noise(clean, torch.randn_like(clean), context_level)
+    ranks = Ranks.current()
+    noisy = add_noise(clean, ranks.randn_like(clean), level)
+    context = add_noise(clean, ranks.randn_like(clean), context_level)
     estimate = model.teacher_forced(context, context_level, noisy, level, action)
     _, gain = precondition(level)
     return (estimate - clean).square().flatten(2).mean(dim=2) / gain.square()
@@ -64,24 +68,26 @@ def flow_loss(model: Generator, clean: Tensor, action: Tensor, level: Tensor, co
 
 @torch.no_grad()
 def validation_loss(model: Generator, clips: Clips, clip: int, batches: int = 8, batch: int = 8) -> dict[str, float]:
-    """Mean clean-estimate error at fixed levels on fixed held-out clips (frames with a full window only)."""
+    """Mean clean-estimate error at fixed levels on fixed held-out clips (frames with a full window only).
+
+    Every rank computes the same: the others would have to wait, and so their random streams stay together.
+    """
     device = next(model.parameters()).device
-    forked = torch.random.get_rng_state()
-    torch.manual_seed(1234)
     totals: dict[str, float] = {}
-    for _ in range(batches):
-        clean, action = (x.to(device) for x in clips.windows(clips.sample_starts(batch, clip), clip))
-        noise = torch.randn_like(clean)
-        for value in (1.0, 0.75, 0.4):
-            level = torch.full(clean.shape[:2], value, device=device)
-            estimate = model.teacher_forced(
-                clean, torch.zeros_like(level), add_noise(clean, noise, level), level, action
-            )
-            error = (estimate - clean)[:, model.config.window :].square().mean()
-            totals[f"mse@{value}"] = totals.get(f"mse@{value}", 0.0) + float(error) / batches
-        copied = (clean[:, model.config.window - 1 : -1] - clean[:, model.config.window :]).square().mean()
-        totals["mse_copy_last"] = totals.get("mse_copy_last", 0.0) + float(copied) / batches
-    torch.random.set_rng_state(forked)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(1234)
+        for _ in range(batches):
+            clean, action = (x.to(device) for x in clips.windows(clips.sample_starts(batch, clip), clip))
+            noise = torch.randn_like(clean)
+            for value in (1.0, 0.75, 0.4):
+                level = torch.full(clean.shape[:2], value, device=device)
+                estimate = model.teacher_forced(
+                    clean, torch.zeros_like(level), add_noise(clean, noise, level), level, action
+                )
+                error = (estimate - clean)[:, model.config.window :].square().mean()
+                totals[f"mse@{value}"] = totals.get(f"mse@{value}", 0.0) + float(error) / batches
+            copied = (clean[:, model.config.window - 1 : -1] - clean[:, model.config.window :]).square().mean()
+            totals["mse_copy_last"] = totals.get("mse_copy_last", 0.0) + float(copied) / batches
     return totals
 
 
@@ -89,7 +95,8 @@ def train_teacher(
     config: TeacherTraining, folder: Path, train: Clips, validation: Clips, device: torch.device, name: str = "teacher"
 ) -> tuple[Generator, dict[str, float]]:
     """Train (or resume, or load) the teacher; returns it in eval mode with averaged weights, and its gate."""
-    model = Generator(config.model).to(device)
+    ranks = Ranks.current()
+    model = shard(Generator(config.model).to(device))
     optimizers = transformer_optimizers(model, config.learning_rate)
     average = Average(model, config.average)
     stage = Stage(name, folder, config.budget, {"model": model, "optimizers": optimizers, "average": average})
@@ -97,27 +104,28 @@ def train_teacher(
     if config.compiled and not stage.finished:
         compile_blocks(model)
     for fraction in stage.steps():
-        clean, action = (
-            x.to(device) for x in train.windows(train.sample_starts(config.batch, config.clip), config.clip)
-        )
+        starts = ranks.rows(train.sample_starts(config.batch, config.clip))
+        clean, action = (x.to(device) for x in train.windows(starts, config.clip))
         shape = tuple(clean.shape[:2])
-        level = sample_levels(shape, config.level_shift).to(device)
+        level = ranks.draw(lambda s: sample_levels(s, config.level_shift), shape).to(device)
         with mixed_precision(device):
             loss = flow_loss(
                 model,
                 clean,
                 drop_actions(action, config.action_dropout),
                 level,
-                context_levels(shape, config.context_noise).to(device),
+                ranks.draw(lambda s: context_levels(s, config.context_noise), shape).to(device),
             ).mean()
         optimizers.zero_grad()
         loss.backward()
+        ranks.average_gradients(model.parameters())
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizers.step(warm_cool(fraction, stage.step, 100, cool_from=0.5))
         average.update(model)
         stage.log(50, loss=loss.detach(), gradient_norm=norm)
         if (stage.step + 1) % 500 == 0:
-            stage.write(validation=validation_loss(averaged(config.model, average), validation, config.clip))
+            heldout = averaged(config.model, average).to(device)
+            stage.write(validation=validation_loss(heldout, validation, config.clip))
     teacher = averaged(config.model, average).to(device)
     gate = validation_loss(teacher, validation, config.clip)
     stage.write(gate=gate)
@@ -125,7 +133,7 @@ def train_teacher(
 
 
 def averaged(config: GeneratorConfig, average: Average) -> Generator:
-    """A fresh, uncompiled generator in eval mode with the averaged weights."""
+    """A fresh, uncompiled generator on the CPU, whole and in eval mode, with the averaged weights."""
     model = Generator(config)
-    model.load_state_dict(average.values)
+    model.load_state_dict(whole_state(average.values, everywhere=True))
     return model.eval()
