@@ -12,6 +12,8 @@ Architecture. Arrows point one way, and each file holds one noun:
     cli -> serving -> world -> session -> engine -> ops
 
     package, spec    a world on disk, verified before anything in it runs, and the contract it states
+    calibration      the part of that contract that gives the confidence its meaning
+    quality          a promise about frames that is asked for at loading, and the threshold that keeps it
     world            a loaded world: constant, thread-safe, shared by its sessions
     session, state   one running world. A tick is all or nothing: validate the action, denoise until the
                      controller says stop, decode, return; the commit of the frame comes after the return. The
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from .actions import Box as Box
     from .actions import Discrete as Discrete
     from .actions import MultiBinary as MultiBinary
+    from .calibration import RiskBound as RiskBound
     from .controller import Controller as Controller
     from .doctor import Diagnosis as Diagnosis
     from .errors import ActionError as ActionError
@@ -54,12 +57,14 @@ if TYPE_CHECKING:
     from .errors import DiagnosisError as DiagnosisError
     from .errors import DsaError as DsaError
     from .errors import EngineError as EngineError
+    from .errors import QualityError as QualityError
     from .errors import RecordingError as RecordingError
     from .errors import SessionError as SessionError
     from .errors import SnapshotError as SnapshotError
     from .errors import WorldError as WorldError
     from .pacer import Pacer as Pacer
     from .package import bundled_worlds as bundled_worlds
+    from .quality import Quality as Quality
     from .recording import Recording as Recording
     from .session import Session as Session
     from .spec import WorldSpec as WorldSpec
@@ -79,6 +84,8 @@ _HOMES = {
     "Box": "actions",
     "Session": "session",
     "Controller": "controller",
+    "Quality": "quality",
+    "RiskBound": "calibration",
     "Tick": "tick",
     "Recording": "recording",
     "Pacer": "pacer",
@@ -87,6 +94,7 @@ _HOMES = {
     "WorldError": "errors",
     "ActionError": "errors",
     "BudgetError": "errors",
+    "QualityError": "errors",
     "SessionError": "errors",
     "EngineError": "errors",
     "DeadlineError": "errors",

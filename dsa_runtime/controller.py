@@ -12,8 +12,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from .calibration import CalibrationSpec, OperatingPoint
 from .errors import BudgetError
-from .spec import CalibrationSpec, OperatingPoint
 from .tick import StoppedBy
 
 Policy = Literal["gain", "fixed", "paper"]
@@ -80,7 +80,8 @@ class Controller:
 
     policy: Policy = "gain"
     threshold: float | None = None
-    """For `gain`: a confidence in [0, 1]; None for the world's own default, or with a soft target."""
+    """For `gain`: a confidence in [0, 1]; None for the world's own default, which keeps the quality that the world was
+    loaded with, or with a soft target."""
     min_steps: int = 1
     """For `gain`: steps taken whatever the confidence, if the budget allows."""
     max_steps: int | None = None
@@ -127,6 +128,12 @@ class Controller:
         if not 0 < _number("step_quantile", self.step_quantile) <= 1:
             raise BudgetError(f"step_quantile: must lie in (0, 1], got {self.step_quantile}")
         _check_time("guard_ms", self.guard_ms)
+
+    @property
+    def follows_default(self) -> bool:
+        """Whether the threshold is the world's default one."""
+        aims = self.threshold is not None or self.target_steps is not None or self.target_load is not None
+        return self.policy == "gain" and not aims
 
     def plan(self, state: ControllerState, calibration: CalibrationSpec, schedule_steps: int) -> Plan:
         """The rule for the next tick of a world with this calibration and schedule length.

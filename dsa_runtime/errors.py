@@ -19,6 +19,10 @@ class BudgetError(DsaError, ValueError):
     """A tick was asked to spend an impossible amount: a budget, a threshold or a number of steps."""
 
 
+class QualityError(DsaError, ValueError):
+    """A quality was asked for that makes no sense, or that the world does not promise. Says what it offers."""
+
+
 class SessionError(DsaError, RuntimeError):
     """A session was used in a way its state does not allow (closed, busy in another thread, bad seed)."""
 

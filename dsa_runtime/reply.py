@@ -6,8 +6,8 @@ from time import perf_counter_ns
 
 import numpy as np
 
+from .calibration import CalibrationSpec
 from .job import MS_PER_NS, Job, Sample
-from .spec import CalibrationSpec
 from .tick import LatencyMs, Status, Tick
 
 

@@ -7,7 +7,6 @@ made, so a spec in hand is a valid spec.
 
 from __future__ import annotations
 
-import bisect
 import functools
 import hashlib
 import json
@@ -19,13 +18,14 @@ from typing import Any
 
 from . import strict_json
 from .actions import ActionSpace, Box, Discrete, MultiBinary
+from .calibration import CalibrationSpec, CheckedRisk, Curve, OperatingPoint, RiskBound
 from .errors import WorldError
 from .ops.schema import DOMAIN as OPS_DOMAIN
 
 __all__ = [
-    "FORMAT", "FORMAT_VERSION", "ActionSpace", "Box", "CacheSpec", "CalibrationSpec", "Curve", "Discrete",
-    "FileEntry", "FrameSpec", "LatentSpec", "MultiBinary", "OperatingPoint", "OpsSpec", "ScheduleSpec",
-    "WorldSpec",
+    "FORMAT", "FORMAT_VERSION", "ActionSpace", "Box", "CacheSpec", "CalibrationSpec", "CheckedRisk", "Curve",
+    "Discrete", "FileEntry", "FrameSpec", "LatentSpec", "MultiBinary", "OperatingPoint", "OpsSpec", "RiskBound",
+    "ScheduleSpec", "WorldSpec",
 ]  # fmt: skip
 
 FORMAT = "dsa-world"
@@ -153,71 +153,6 @@ class OpsSpec:
     def __post_init__(self) -> None:
         _check(self.domain == OPS_DOMAIN, "domain", f"this runtime knows {OPS_DOMAIN!r}, got {self.domain!r}")
         _in_range("version", self.version, 1, 1 << 30)
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A piecewise-linear map from the confidence head's logit to `value`; constant outside its knots."""
-
-    logit: tuple[float, ...]
-    value: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        _check(len(self.logit) >= 1, "logit", "must hold at least one knot")
-        _check(len(self.value) == len(self.logit), "value", "must hold as many values as logit")
-        _check(all(map(math.isfinite, self.logit + self.value)), "logit", "knots must be finite")
-        rising = all(a < b for a, b in zip(self.logit, self.logit[1:], strict=False))
-        _check(rising, "logit", "knots must rise strictly")
-
-    def __call__(self, logit: float) -> float:
-        """The value at `logit`, linear between knots."""
-        xs, ys = self.logit, self.value
-        right = bisect.bisect_right(xs, logit)
-        if right == 0:
-            return ys[0]
-        if right == len(xs):
-            return ys[-1]
-        share = (logit - xs[right - 1]) / (xs[right] - xs[right - 1])
-        return ys[right - 1] + share * (ys[right] - ys[right - 1])
-
-
-@dataclass(frozen=True)
-class OperatingPoint:
-    """A threshold, and the mean number of steps it costs on held-out episodes."""
-
-    threshold: float
-    mean_steps: float
-
-
-@dataclass(frozen=True)
-class CalibrationSpec:
-    """What the confidence head's output means after denoising steps 1..K-1 (after step K nothing is left)."""
-
-    delta: float
-    delta_unit: str
-    default_threshold: float
-    within_delta: tuple[Curve, ...]
-    """Probability that the frame is within `delta` of the full schedule's: the confidence users see."""
-    benefit: tuple[Curve, ...]
-    """Expected change that the remaining steps would still make, in `delta_unit`."""
-    thresholds: tuple[OperatingPoint, ...]
-
-    def __post_init__(self) -> None:
-        _check(math.isfinite(self.delta) and self.delta > 0, "delta", f"must be positive, got {self.delta}")
-        _check(0 <= self.default_threshold <= 1, "default_threshold", "must lie in [0, 1]")
-        for index, curve in enumerate(self.within_delta):
-            inside = min(curve.value) >= 0 and max(curve.value) <= 1
-            _check(inside, f"within_delta[{index}].value", "probabilities must lie in [0, 1]")
-        levels = [point.threshold for point in self.thresholds]
-        steps = [point.mean_steps for point in self.thresholds]
-        inside = all(0 <= level <= 1 for level in levels) and all(1 <= mean < math.inf for mean in steps)
-        _check(inside, "thresholds", "thresholds must lie in [0, 1], mean_steps must be at least 1")
-        rising = sorted(set(levels)) == levels and sorted(steps) == steps
-        _check(rising, "thresholds", "thresholds must rise strictly, and mean_steps must not fall")
-
-    def confidence(self, step: int, logit: float) -> float:
-        """Calibrated confidence after step `step`, from the head's output; 1 after the last step."""
-        return self.within_delta[step - 1](logit) if step <= len(self.within_delta) else 1.0
 
 
 @dataclass(frozen=True)

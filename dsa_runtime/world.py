@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from .arguments import check_count, check_seed, check_threads
+from .calibration import RiskBound
 from .controller import Controller
 from .engine import Engine
 from .errors import SessionError
@@ -16,6 +17,7 @@ from .form import Form, choose_form
 from .frame_cache import FrameCache
 from .latency import LatencyModel
 from .package import Package, open_package
+from .quality import Quality, with_default
 from .recording import Recording
 from .runner import Lease
 from .runtime import Runtime
@@ -28,7 +30,11 @@ if TYPE_CHECKING:
 
 
 def load_world(
-    path_or_name: str | os.PathLike[str] | None = None, *, threads: int | None = None, form: str = "auto"
+    path_or_name: str | os.PathLike[str] | None = None,
+    *,
+    threads: int | None = None,
+    form: str = "auto",
+    quality: Quality | float | None = None,
 ) -> World:
     """Load and verify a world.
 
@@ -37,13 +43,17 @@ def load_world(
     form           `op` for the compiled attention operators, `plain` for standard ONNX operators, which are slower
                    and run everywhere; `auto` takes the operators where they were built. Both draw the same frames up
                    to rounding; `World.form` and `dsa info` say which it is
+    quality        at most this share of frames further than the world's delta from the full schedule's: sets the
+                   default threshold. `Quality` says what is promised, and what gives the promise up; `World.quality`
+                   and `dsa info` say what it was measured to be
 
-    Raises `WorldError`, naming the file, before anything of a damaged or unsafe package is run, and `EngineError` for
-    `form="op"` where it is not possible.
+    Raises `WorldError`, naming the file, before anything of a damaged or unsafe package is run, `EngineError` for
+    `form="op"` where it is not possible, and `QualityError` for a quality that the package has no bound for.
     """
+    asked = None if quality is None else Quality.of(quality)
     package = open_package(path_or_name)
     try:
-        return World(package, threads, form)
+        return World(package, threads, form, asked)
     except BaseException:
         package.close()
         raise
@@ -52,8 +62,13 @@ def load_world(
 class World:
     """A trained world: its spec, its graphs and the pool of cached frames. Constant and thread-safe."""
 
-    def __init__(self, package: Package, threads: int | None = None, form: str = "auto") -> None:
+    def __init__(
+        self, package: Package, threads: int | None = None, form: str = "auto", quality: Quality | None = None
+    ) -> None:
         """For `load_world`. Takes over the package."""
+        self._bound = None if quality is None else quality.bound(package.spec)
+        if self._bound is not None:
+            package = dataclasses.replace(package, spec=with_default(package.spec, self._bound))
         self.spec: WorldSpec = package.spec
         self._package = package
         self._threads = check_threads(threads)
@@ -79,7 +94,8 @@ class World:
     ) -> Session:
         """Open a session that starts from `seed`.
 
-        threshold    confidence in [0, 1] that is good enough; None for the controller's or world's default
+        threshold    confidence in [0, 1] that is good enough; None for the controller's or world's default, which is
+                     that of the quality the world was loaded with
         max_steps    ceiling of denoising steps per tick; None for the controller's or the schedule's
         controller   how steps are allocated; `threshold` and `max_steps` override its own
         on_miss      what a tick does whose first denoising step is not ready in time. `best_effort`: it waits for
@@ -103,6 +119,9 @@ class World:
                 threads = diagnosis.threads
             controller = controller or Controller(guard_ms=diagnosis.guard_ms)
         controller = controller or Controller()
+        if self._bound is not None and controller.follows_default:
+            # Said outright, so that a snapshot keeps it wherever it is restored.
+            controller = dataclasses.replace(controller, threshold=self._bound.threshold)
         if threshold is not None:
             controller = dataclasses.replace(controller, threshold=threshold)
         if max_steps is not None:
@@ -124,6 +143,11 @@ class World:
     def form_reason(self) -> str:
         """Why it is that form, in words."""
         return self._choice.reason
+
+    @property
+    def quality(self) -> RiskBound | None:
+        """The promise in force and how it was measured, or None for a world that was loaded without `quality`."""
+        return self._bound
 
     @property
     def contexts(self) -> int:

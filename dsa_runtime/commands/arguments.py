@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..world import World
 
 
 def add_world(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +27,13 @@ def add_play(parser: argparse.ArgumentParser, ticks: int) -> None:
     parser.add_argument(
         "--threshold", type=float, metavar="C", help="confidence that is enough, 0..1 (default: the world's)"
     )
+    parser.add_argument(
+        "--quality",
+        type=float,
+        metavar="ALPHA",
+        help="share of frames that may lie further than the world's delta from the full schedule's, for example 0.05;"
+        " sets the default threshold",
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="threads per graph (default: one per usable core)")
     parser.add_argument(
         "--form",
@@ -34,6 +45,26 @@ def add_play(parser: argparse.ArgumentParser, ticks: int) -> None:
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
+
+
+def quality_document(world: World, threshold: float | None) -> dict[str, Any] | None:
+    """The promise in force, as plain JSON values; None without one, and where a threshold overrides it."""
+    from ..strict_json import encode
+
+    if world.quality is None or threshold is not None:
+        return None
+    document: dict[str, Any] = encode(world.quality) | {"unit": world.spec.calibration.delta_unit}
+    return document
+
+
+def quality_text(document: dict[str, Any]) -> str:
+    """The promise and what became of it, for reading."""
+    checked = document["checked"]
+    found = f"found {checked['violation']:.2%} in {checked['rollouts']} rollouts" if checked["rollouts"] else "exact"
+    return (
+        f"at most {document['alpha']:.3g} of the frames further than {document['delta']:.3g} from the full schedule's"
+        f" (threshold {document['threshold']:.2f}; {found})"
+    )
 
 
 def positive(text: str) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from .arguments import add_json, add_play, add_world
+from .arguments import add_json, add_play, add_world, quality_document, quality_text
 from .result import Result
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> Result:
     from ..world import load_world
 
-    with load_world(options.world, threads=options.threads, form=options.form) as world:
+    with load_world(options.world, threads=options.threads, form=options.form, quality=options.quality) as world:
         document = bench_world(world, seed=options.seed, ticks=options.ticks, threshold=options.threshold)
     return Result(document, bench_text(document))
 
@@ -92,6 +92,7 @@ def bench_world(
         "seed": seed,
         "ticks": ticks,
         "threshold": lanes[-1].ticks[0].threshold,
+        "quality": quality_document(world, threshold),
         "policies": [
             {
                 "policy": lane.name,
@@ -120,8 +121,9 @@ def bench_text(document: dict[str, Any]) -> str:
     ]
     header = ("policy", "mean steps", "ticks/s", "mean ms", "p50 ms", "p99 ms", "max ms")
     adaptive = "" if threshold is None else f", adaptive at threshold {threshold:.2f}"
+    promise = "" if document["quality"] is None else f"adaptive: {quality_text(document['quality'])}\n"
     return (
         f"{document['world']['name']} {document['world']['version']}, {document['ticks']} ticks each{adaptive}\n"
-        f"{machine['cpu']}, usable cores: {machine['cores']}, onnxruntime {machine['onnxruntime']}\n\n"
+        f"{machine['cpu']}, usable cores: {machine['cores']}, onnxruntime {machine['onnxruntime']}\n{promise}\n"
         + table(header, rows)
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from .arguments import add_json, add_play, add_world
+from .arguments import add_json, add_play, add_world, quality_document, quality_text
 from .result import Result
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ def run(options: argparse.Namespace) -> Result:
 
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)  # before the work: a folder that cannot be made should fail now
-    with load_world(options.world, threads=options.threads, form=options.form) as world:
+    with load_world(options.world, threads=options.threads, form=options.form, quality=options.quality) as world:
+        quality = quality_document(world, options.threshold)
         with _progress(options.ticks, "playing") as bar:
             play = play_world(
                 world,
@@ -59,7 +60,7 @@ def run(options: argparse.Namespace) -> Result:
         with _progress(min(options.ticks, MOST_FRAMES), "drawing") as bar:
             write_film(play, out / "demo.gif", bar.update)
         write_chart(play, out / "chart.png")
-    document = play.summary() | _circumstances()
+    document = play.summary() | {"quality": quality} | _circumstances()
     document["files"] = {"film": "demo.gif", "chart": "chart.png", "report": "report.json"}
     _write_json(out / "report.json", document)
     return Result(document, summary_text(document) + f"\n\nFilm, chart and report: {out}{os.sep}")
@@ -121,6 +122,8 @@ def summary_text(document: dict[str, Any]) -> str:
     ]
     if reached is not None:
         facts[-1] = (facts[-1][0], facts[-1][1] + f"; {reached:.0%} of the ticks reached the threshold")
+    if document["quality"] is not None:
+        facts.append(("quality", quality_text(document["quality"])))
     if budget_ms is not None:
         worst = f", the worst by {-late['worst_slack_ms']:.1f} ms" if late["ticks"] else ""
         facts.append(("budget", f"{budget_ms:g} ms; {late['ticks']} of {ticks} ticks were late{worst}"))

@@ -67,6 +67,7 @@ def describe_world(path_or_name: str) -> dict[str, Any]:
     """The gist of a world's spec, as plain JSON values. Verifies the package's files, runs nothing."""
     from ..form import choose_form
     from ..package import open_package
+    from ..strict_json import encode
 
     with open_package(path_or_name) as package:
         spec, source = package.spec, str(package.source)
@@ -86,6 +87,9 @@ def describe_world(path_or_name: str) -> dict[str, Any]:
         "form": choice.form,
         "form_reason": choice.reason,
         "default_threshold": spec.calibration.default_threshold,
+        "delta": spec.calibration.delta,
+        "delta_unit": spec.calibration.delta_unit,
+        "bounds": [encode(bound) for bound in spec.calibration.bounds],
         "native_budget_ms": spec.frame.period_ms,
     }
 
@@ -130,12 +134,29 @@ def world_text(world: dict[str, Any]) -> str:
             ("frame", f"{frame['width']} x {frame['height']} at {frame['fps']:g} frames/s"),
             ("actions", f"{actions['type']}: {', '.join(actions['names'])}"),
             ("denoising", f"1 to {world['steps']} steps, threshold {world['default_threshold']:.2f} by default"),
+            *(("quality" if i == 0 else "", text) for i, text in enumerate(_bounds_text(world))),
             ("memory", f"{world['window']} frames"),
             ("form", f"{world['form']}: {world['form_reason']}"),
             ("package", f"{world['path']}, {world['bytes'] / 1e6:.1f} MB"),
         ]
     )
     return f"{world['name']} {world['version']}\n" + "\n".join(f"  {line}" for line in facts.splitlines())
+
+
+def _bounds_text(world: dict[str, Any]) -> list[str]:
+    """One line per risk bound, after one that says what delta is."""
+    if not world["bounds"]:
+        return []
+    lines = [f"frames further than delta from the full schedule's; delta: {world['delta_unit']}"]
+    for bound in world["bounds"]:
+        checked = bound["checked"]
+        low, high = checked["interval"]
+        lines.append(
+            f"alpha {bound['alpha']:g}, delta {bound['delta']:.3g}: threshold {bound['threshold']:.2f},"
+            f" {bound['mean_steps']:.2f} steps"
+            + (f", found {checked['violation']:.2%} ({low:.2%} to {high:.2%})" if checked["rollouts"] else ", exact")
+        )
+    return lines
 
 
 def _facts(facts: list[tuple[str, str]]) -> str:
