@@ -12,6 +12,7 @@ from exporters.model.autoencoder import Autoencoder, AutoencoderConfig
 from exporters.model.generator import Generator, GeneratorConfig
 from exporters.recording.dataset import Dataset, DatasetWriter
 from exporters.recording.episode import Episode
+from exporters.training.data import Clips
 
 NAMES = ["noop", "left", "right", "fire", "left+fire", "right+fire"]
 TURNS = np.array([0, 1, -1, 0, 1, -1])
@@ -24,11 +25,11 @@ AUTOENCODER = AutoencoderConfig(latent_channels=4, widths=(8, 8, 8), decoder_blo
 GENERATOR = GeneratorConfig(latent_channels=4, dim=32, depth=2, heads=2, window=WINDOW, temporal_dims=4)
 
 
-def tiny_trained() -> TrainedWorld:
+def tiny_trained(config: GeneratorConfig = GENERATOR) -> TrainedWorld:
     """Weights are random, the output layers' too, so that every input reaches every output."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        autoencoder, generator = Autoencoder(AUTOENCODER), Generator(GENERATOR)
+        autoencoder, generator = Autoencoder(AUTOENCODER), Generator(config)
         for module in (autoencoder, generator):
             for name, parameter in module.named_parameters():
                 if not parameter.any() and name.endswith("weight"):
@@ -43,6 +44,16 @@ def calibration(*spans: tuple[float, float]) -> dict[str, object]:
     return {
         "delta": 1.0, "default_threshold": 0.5, "within_delta": curves, "benefit": curves, "thresholds": table
     }  # fmt: skip
+
+
+def tiny_clips(recordings: int = 2, length: int = 20) -> Clips:
+    """Random pictures, latents and actions, always the same."""
+    rng = torch.Generator().manual_seed(11)
+    frames = torch.randint(0, 256, (recordings * length, 64, 64, 3), generator=rng, dtype=torch.uint8)
+    actions = torch.randn(recordings * length, GENERATOR.action_width, generator=rng)
+    latents = torch.randn(recordings * length, GENERATOR.latent_channels, 8, 8, generator=rng)
+    lengths = torch.full((recordings,), length)
+    return Clips(frames, actions, lengths.cumsum(0) - lengths, lengths, latents)
 
 
 def recorded_world(folder: Path, steps: int = 260) -> Dataset:

@@ -1,282 +1,241 @@
 """Allocation: are steps that go where the confidence is low worth more than as many steps spent otherwise?
 
 Every rule plays the same contexts, actions and noise in its own closed loop: what it commits is what it sees next.
-After each run of the rule under test (a threshold on the calibrated confidence) the controls spend the same number of
-steps per tick: at random, by motion of the latent, and by an oracle (`policies.py`). Fixed schedules stand beside it,
-interpolated to the same mean number of steps.
+After each run of the rule under test (a threshold on the calibrated confidence of the kept head) the controls spend as
+much: at random, by turns, by motion of the latent, and by an oracle (`policies.py`). Fixed schedules, and a full first
+frame before fixed ones, stand beside it as curves over their cost; so does the paper's rule, whose cost is its own.
+
+One training after another is measured on the same cases (`measure`), each rollout seed kept on disk when it is done;
+`comparison.py` then compares.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from matplotlib.figure import Figure
+from torch import Tensor
 from tqdm import tqdm
 
 from .cases import Cases
 from .fidelity import step_name
-from .interval import interval, per_case
-from .metrics import PictureDistance, psnr
-from .playing import Played, Policy, play
+from .heads import Head, Heads, with_head
+from .metrics import PictureDistance
+from .playing import Policy, play, warm
 from .policies import (
+    AlternatingPolicy,
     ConfidencePolicy,
+    FixedPolicy,
     MotionPolicy,
     OraclePolicy,
     PaperPolicy,
     RandomPolicy,
-    distances_to_full,
     table_threshold,
 )
+from .ranking import Witnessed, joined, witness
+from .scoring import Run, Scorer, StateScore
 from .trained import TrainedWorld
 
-CONTROLS = ("random", "motion", "oracle")
-FIXED = "fixed"
-FIRST_FULL_THEN = (1, 2)
-"""All steps for the first frame, then this many: `first full @ 1`, `first full @ 2`."""
-SCORES = {
-    "lpips_real": "LPIPS to the real frame",
-    "psnr_real_db": "PSNR to the real frame (dB)",
-    "tick_rms": "distance to the same tick's full schedule (grey levels)",
-    "lpips_full": "LPIPS to a rollout of full schedules",
-}
-_RISING = ("psnr_real_db",)
-_STYLES = {
-    FIXED: "k--s",
-    "confidence": "C0-o",
-    "random": "C7-x",
-    "motion": "C2-^",
-    "oracle": "C1-*",
-    "paper": "C3D",
-    "first full": "C4-v",
-}
+TESTED = "confidence"
+FIXED, FIRST_FULL, PAPER = "fixed", "first full", "paper"
+RANDOM, ALTERNATING, MOTION, ORACLE = CONTROLS = ("random", "alternating", "motion", "oracle")
+"""What spends as much as each run of the rule under test."""
+RANDOM_AS_PAPER = "random as paper"
+_RANKING = "ranking"
 
 
 @dataclass(frozen=True)
 class AllocationConfig:
-    """Sizes of the evaluation."""
+    """Sizes of the evaluation. On one CPU core some twenty minutes per training of a 64x64 world with four heads."""
 
-    cases: int = 28
-    seeds: tuple[int, ...] = (0, 1, 2)
-    mean_steps: tuple[float, ...] = (1.5, 2.0, 2.5)
+    cases: int = 48
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Noise seeds of the rollouts."""
+    mean_steps: tuple[float, ...] = (1.25, 1.5, 2.0, 2.5)
     """Operating points; the threshold of each comes from the calibration table, so the mean on the day differs."""
-    horizons: tuple[int, ...] = (1, 4, 8, 12, 16)
-    """Where frames are compared; the steps are counted over the whole rollout."""
+    head_mean_steps: tuple[float, ...] = (1.5, 2.0)
+    """Operating points of the heads that were not kept."""
+    horizons: tuple[int, ...] = (4, 8, 12, 16)
+    """Where frames are compared; the steps are counted over the whole rollout up to the last of them."""
+    with_flip: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("cases", "seeds", "mean_steps", "horizons"):
+            if not getattr(self, name):
+                raise ValueError(f"allocation.{name}: must not be empty")
+        if min(self.horizons) < 1:
+            raise ValueError(f"allocation.horizons: must be at least 1, got {min(self.horizons)}")
+
+    def points(self, schedule: int) -> tuple[float, ...]:
+        """The operating points that a schedule of so many steps has room for."""
+        return tuple(mean for mean in self.mean_steps if 1 < mean < schedule) or ((1 + schedule) / 2,)
+
+    def head_points(self, schedule: int) -> tuple[float, ...]:
+        """As `points`, of the heads that were not kept."""
+        return tuple(mean for mean in self.head_mean_steps if 1 < mean < schedule) or self.points(schedule)[:1]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One training to be measured: its world, its heads, its cases (the same moments for all trainings)."""
+
+    seed: int
+    """Training seed."""
+    trained: TrainedWorld
+    heads: Heads
+    cases: Cases
 
 
 @dataclass
-class Run:
-    """One rule's rollouts: per score one float64[B, horizons] per seed, and steps int64[B, N] per seed."""
+class Measured:
+    """What one training's rules scored, and its heads beside the true benefit."""
 
-    scores: dict[str, list[np.ndarray]] = field(default_factory=dict)
-    steps: list[np.ndarray] = field(default_factory=list)
-
-    def score(self, name: str) -> np.ndarray:
-        """float64[B, seeds, horizons]."""
-        return np.stack(self.scores[name], axis=1)
+    seed: int
+    heads: Heads
+    runs: dict[str, Run] = field(default_factory=dict)
+    witnessed: list[Witnessed] = field(default_factory=list)
 
     @property
-    def mean_steps(self) -> float:
-        return float(np.mean(self.steps))
+    def ranking(self) -> Witnessed:
+        return joined(self.witnessed)
+
+
+def measure(
+    config: AllocationConfig,
+    subject: Subject,
+    lpips: PictureDistance | None,
+    state_scores: Mapping[str, StateScore],
+    cache: Path | None = None,
+) -> Measured:
+    """Play all rules. Rollout seeds that an earlier call has left in the folder `cache` are read from there."""
+    measured = Measured(subject.seed, subject.heads)
+    scorer = Scorer(subject.trained, subject.cases, config.horizons, lpips, state_scores, config.with_flip)
+    key = _key(config, subject, lpips is not None, state_scores)
+    bench = _Bench(config, subject, scorer, lpips)
+    total = bench.rollouts * len(config.seeds) * subject.cases.horizon
+    with tqdm(total=total, desc=f"allocation, training {subject.seed}", unit="tick", disable=None) as bar:
+        for seed in config.seeds:
+            path = None if cache is None else cache / f"training-{subject.seed}-rollout-{seed}-{key}.npz"
+            arrays = _read(path)
+            if arrays is None:
+                arrays = bench.play_all(seed, bar.update)
+                _write(path, arrays)
+            else:
+                bar.update(bench.rollouts * subject.cases.horizon)
+            _take(measured, arrays)
+    return measured
 
 
 class _Bench:
-    """Plays rules and keeps their scores. The first rule of a seed is its reference: the full schedule."""
+    """Plays all rules of one training with one rollout seed after another."""
 
     def __init__(
-        self,
-        config: AllocationConfig,
-        trained: TrainedWorld,
-        cases: Cases,
-        lpips: PictureDistance | None,
-        on_tick: Callable[[], object],
+        self, config: AllocationConfig, subject: Subject, scorer: Scorer, lpips: PictureDistance | None
     ) -> None:
-        self.runs: dict[str, Run] = {}
-        self._trained, self._cases, self._lpips, self._on_tick = trained, cases, lpips, on_tick
-        self._columns = [horizon - 1 for horizon in config.horizons]
-        self._references: dict[int, np.ndarray] = {}
+        self._config, self._subject, self._scorer, self._lpips = config, subject, scorer, lpips
+        schedule = subject.trained.steps
+        if schedule < 2:
+            raise ValueError("schedule.levels: one step leaves nothing to allocate")
+        self._points, self._head_points = config.points(schedule), config.head_points(schedule)
+        self._context = warm(subject.trained, subject.cases)
 
-    def run(self, name: str, policy: Policy, seed: int) -> Played:
-        played = play(self._trained, self._cases, seed, policy, on_tick=self._on_tick)
-        run = self.runs.setdefault(name, Run())
-        for score, values in self._scores(played, seed).items():
-            run.scores.setdefault(score, []).append(values)
-        run.steps.append(played.steps.numpy())
-        return played
+    @property
+    def rollouts(self) -> int:
+        """Per rollout seed, the one for the ranking included."""
+        heads = self._subject.heads
+        of_heads = sum(len(set(self._head_points) - self._known(head)) for head in heads.by_name.values())
+        return 2 * self._subject.trained.steps + 2 + len(self._points) * (1 + len(CONTROLS)) + of_heads
 
-    def _scores(self, played: Played, seed: int) -> dict[str, np.ndarray]:
-        """Per score float64[B, horizons]."""
-        chosen, full = played.latents[:, self._columns], played.full[:, self._columns]
-        shown, real = self._trained.decode(chosen), self._cases.future[:, self._columns]
-        reference = self._references.setdefault(seed, shown)
-        scores = {"psnr_real_db": _pairwise(psnr, real, shown)}
-        if self._lpips is not None:
-            scores["lpips_real"] = _pairwise(self._lpips.distance, real, shown)
-            scores["lpips_full"] = _pairwise(self._lpips.distance, reference, shown)
-        pairs = zip(chosen.unbind(1), full.unbind(1), strict=True)
-        rms = [distances_to_full(self._trained, pair)[:, 0] for pair in pairs]
-        scores["tick_rms"] = torch.stack(rms, dim=1).double().numpy()
-        return {name: scores[name] for name in SCORES if name in scores}
+    def play_all(self, seed: int, on_tick: Callable[[], object]) -> dict[str, np.ndarray]:
+        """By `rule|score`, `rule|steps` and `ranking|...`. The full schedule comes first: it is the reference."""
+        subject, arrays = self._subject, {}
+        trained, heads, schedule = subject.trained, subject.heads, subject.trained.steps
 
-
-def run_allocation(
-    config: AllocationConfig,
-    trained: TrainedWorld,
-    calibration: Mapping[str, Any],
-    cases: Cases,
-    lpips: PictureDistance | None,
-    picture: Path | None = None,
-) -> dict[str, Any]:
-    """Measure; returns a JSON-ready result for `render_allocation`. Draws the trade-off to `picture`."""
-    thresholds = sorted({round(table_threshold(calibration, mean), 4) for mean in config.mean_steps})
-    rollouts = len(config.seeds) * (trained.steps + 1 + len(FIRST_FULL_THEN) + len(thresholds) * (1 + len(CONTROLS)))
-    with tqdm(total=rollouts * cases.horizon, desc="allocation", unit="tick", disable=None) as bar:
-        bench = _Bench(config, trained, cases, lpips, bar.update)
-        for seed in config.seeds:
-            for steps in range(trained.steps, 0, -1):
-                bench.run(step_name(steps), _always(steps), seed)
-            bench.run("paper", PaperPolicy(), seed)
-            for steps in FIRST_FULL_THEN:
-                bench.run(f"first full @ {steps}", _first_full(trained.steps, steps), seed)
-            for threshold in thresholds:
-                rule = ConfidencePolicy(threshold, calibration["within_delta"])
-                tested = bench.run(_rule("confidence", threshold), rule, seed)
-                bench.run(_rule("random", threshold), RandomPolicy(tested.steps, seed), seed)
-                bench.run(_rule("motion", threshold), MotionPolicy(tested.steps), seed)
-                bench.run(_rule("oracle", threshold), OraclePolicy(tested.steps, trained), seed)
-    result = {"cases": len(cases), **summarise(config, trained.steps, thresholds, bench.runs)}
-    if picture is not None:
-        draw_trade_off(picture, result)
-    return result
-
-
-def summarise(
-    config: AllocationConfig, schedule: int, thresholds: Sequence[float], runs: Mapping[str, Run]
-) -> dict[str, Any]:
-    """Means of every rule, and the paired differences of the confidence to every control at equal mean steps."""
-    full = runs[step_name(schedule)]
-    scores = list(full.scores)
-    rules = [
-        {
-            "rule": name,
-            "mean_steps": run.mean_steps,
-            "step_shares": [float(np.mean(np.stack(run.steps) == k)) for k in range(1, schedule + 1)],
-            **{score: asdict(interval(run.score(score))) for score in scores},
-            "above_full": {score: asdict(interval(run.score(score) - full.score(score))) for score in scores},
-        }
-        for name, run in runs.items()
-    ]
-    fixed = [runs[step_name(steps)] for steps in range(1, schedule + 1)]
-    differences = []
-    for threshold, score in itertools.product(thresholds, scores):
-        tested = runs[_rule("confidence", threshold)]
-        others = {name: runs[_rule(name, threshold)].score(score) for name in CONTROLS}
-        others[FIXED] = between_fixed([per_case(run.score(score)) for run in fixed], tested.mean_steps)
-        for name, values in others.items():
-            gap = interval(per_case(tested.score(score)) - per_case(values))
-            better = gap.sign if score in _RISING else -gap.sign
-            row = {"threshold": threshold, "mean_steps": tested.mean_steps, "score": score, "against": name}
-            differences.append({**row, **asdict(gap), "verdict": ("unclear", "better", "worse")[better]})
-    return {"config": asdict(config), "scores": scores, "rules": rules, "differences": differences}
-
-
-def between_fixed(values: Sequence[np.ndarray], mean_steps: float) -> np.ndarray:
-    """Expected score float64[B] of a mix of the two fixed schedules around `mean_steps` that costs the same.
-
-    values: float64[B] for 1, 2 ... K steps. The mix is drawn per rollout, so its expectation is linear.
-    """
-    low = min(int(mean_steps), len(values) - 1)
-    part = mean_steps - low
-    mixed: np.ndarray = (1.0 - part) * values[low - 1] + part * values[low]
-    return mixed
-
-
-def render_allocation(result: Mapping[str, Any]) -> str:
-    """Markdown for a card."""
-    config, scores = result["config"], result["scores"]
-    lines = [
-        "### Adaptive against fixed at equal mean steps",
-        "",
-        f"{result['cases']} held-out moments, {len(config['seeds'])} noise seeds, the same noise for all rules,"
-        f" closed loop; frames at horizons {', '.join(map(str, config['horizons']))}."
-        " Mean ± standard error over the moments.",
-        "",
-        "| rule | mean steps | " + " | ".join(SCORES[s] for s in scores) + " |",
-        "|:--|--:" + "|--:" * len(scores) + "|",
-    ]
-    for row in sorted(result["rules"], key=lambda r: (r["mean_steps"], r["rule"])):
-        cells = [f"{row[s]['mean']:.{_digits(s)}f} ± {row[s]['standard_error']:.{_digits(s)}f}" for s in scores]
-        lines.append(f"| {row['rule']} | {row['mean_steps']:.2f} | " + " | ".join(cells) + " |")
-    lines += [
-        "",
-        "Confidence minus control, paired by moment; 95 % bootstrap interval. `fixed` is the mix of the two nearest"
-        " fixed schedules that costs the same. The oracle looks ahead and cannot run at play: it is the bound.",
-        "",
-        "| threshold | mean steps | score | against | difference | interval | confidence is |",
-        "|--:|--:|:--|:--|--:|:--|:--|",
-    ]
-    for row in result["differences"]:
-        lines.append(
-            f"| {row['threshold']:.4f} | {row['mean_steps']:.2f} | {SCORES[row['score']]} | {row['against']} |"
-            f" {row['mean']:+.4f} | {row['low']:+.4f} .. {row['high']:+.4f} | {row['verdict']} |"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def draw_trade_off(path: Path, result: Mapping[str, Any]) -> None:
-    """One panel per score over the mean number of steps, one line per family of rules.
-
-    Drawn as paired differences from the full schedule: moments differ from each other far more than rules do.
-    """
-    figure = Figure(figsize=(5.2 * len(result["scores"]), 4.4), layout="constrained")
-    panels = np.atleast_1d(figure.subplots(1, len(result["scores"])))
-    for panel, score in zip(panels, result["scores"], strict=True):
-        for family, style in _STYLES.items():
-            rows = sorted((r for r in result["rules"] if _family(r["rule"]) == family), key=lambda r: r["mean_steps"])
-            panel.errorbar(
-                [r["mean_steps"] for r in rows],
-                [r["above_full"][score]["mean"] for r in rows],
-                [r["above_full"][score]["standard_error"] for r in rows],
-                fmt=style,
-                capsize=2,
-                label=family,
+        def run(name: str, policy: Policy, head: Head | None = None) -> Tensor:
+            """Returns the steps int64[B, N]."""
+            world = trained if head is None else with_head(trained, head.module)
+            played = play(
+                world, subject.cases, seed, policy, on_tick=on_tick, context=self._context, full_at=self._scorer.ticks
             )
-        panel.set(title=SCORES[score], xlabel="mean denoising steps per frame")
-        panel.axhline(0.0, color="k", linewidth=0.6)
-        panel.grid(alpha=0.3)
-    panels[0].set_ylabel("difference from the full schedule, paired")
-    panels[0].legend()
-    figure.savefig(path, dpi=110)
+            arrays[f"{name}|steps"] = played.steps.numpy()
+            arrays.update((f"{name}|{score}", values) for score, values in self._scorer.scores(played, seed).items())
+            return played.steps
+
+        for steps in range(schedule, 0, -1):
+            run(step_name(steps), FixedPolicy(steps, steps))
+        for steps in range(1, schedule):
+            run(rule(FIRST_FULL, steps), FixedPolicy(steps, schedule))
+        run(RANDOM_AS_PAPER, RandomPolicy(run(PAPER, PaperPolicy(), heads.papers), seed))
+        for mean in self._points:
+            spent = run(rule(TESTED, mean), _threshold(heads.best, mean), heads.best)
+            run(rule(RANDOM, mean), RandomPolicy(spent, seed))
+            run(rule(ALTERNATING, mean), AlternatingPolicy(spent))
+            run(rule(MOTION, mean), MotionPolicy(spent))
+            run(rule(ORACLE, mean), OraclePolicy(spent, trained))
+        for head in heads.by_name.values():
+            for mean in self._head_points:
+                if mean not in self._known(head):
+                    run(rule(head.name, mean), _threshold(head, mean), head)
+        middle = _threshold(heads.best, min(self._points, key=lambda mean: abs(mean - 2.0)))
+        seen = witness(trained, heads, middle, subject.cases, seed, self._config.horizons, self._lpips, on_tick)
+        arrays.update((f"{_RANKING}|{name}", values) for name, values in vars(seen).items() if values is not None)
+        return arrays
+
+    def _known(self, head: Head) -> set[float]:
+        """Operating points at which the head is played as the rule under test."""
+        return set(self._points) if head.name == self._subject.heads.kept else set()
 
 
-def _pairwise(
-    distance: Callable[[np.ndarray, np.ndarray], np.ndarray], first: np.ndarray, second: np.ndarray
-) -> np.ndarray:
-    """Of uint8[B, n, H, W, 3] each, as float64[B, n]."""
-    picture = first.shape[2:]
-    return distance(first.reshape(-1, *picture), second.reshape(-1, *picture)).reshape(first.shape[:2])
+def rule(family: str, point: float) -> str:
+    """Name of one run of a family of rules."""
+    return f"{family} @ {point:g}"
 
 
-def _always(steps: int) -> Policy:
-    return lambda view: torch.full((len(view.previous),), steps)
+def _threshold(head: Head, mean_steps: float) -> ConfidencePolicy:
+    return ConfidencePolicy(table_threshold(head.calibration, mean_steps), head.calibration["within_delta"])
 
 
-def _first_full(schedule: int, steps: int) -> Policy:
-    return lambda view: torch.full((len(view.previous),), steps if view.tick else schedule)
+def _key(config: AllocationConfig, subject: Subject, with_lpips: bool, state_scores: Iterable[str]) -> str:
+    """Digest of all that the numbers of one rollout seed depend on."""
+    told = asdict(config)
+    del told["seeds"]
+    cases = hashlib.sha256(subject.cases.frames.tobytes()).hexdigest()
+    tables = {name: head.calibration for name, head in subject.heads.by_name.items()}
+    parts = [told, cases, subject.trained.checkpoint_sha256, subject.heads.kept, tables, with_lpips, list(state_scores)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def _rule(name: str, threshold: float) -> str:
-    return f"{name} @ {threshold:.4f}"
+def _read(path: Path | None) -> dict[str, np.ndarray] | None:
+    if path is not None:
+        with suppress(FileNotFoundError), np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    return None
 
 
-def _family(rule: str) -> str:
-    return FIXED if "step" in rule else rule.split(" @ ")[0]
+def _write(path: Path | None, arrays: Mapping[str, Any]) -> None:
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "wb") as stream:
+        np.savez_compressed(stream, **arrays)
+    os.replace(partial, path)
 
 
-def _digits(score: str) -> int:
-    return 2 if score == "psnr_real_db" else 3
+def _take(measured: Measured, arrays: Mapping[str, np.ndarray]) -> None:
+    """Add one rollout seed."""
+    by_rule: dict[str, dict[str, np.ndarray]] = {}
+    for name, values in arrays.items():
+        first, second = name.split("|")
+        by_rule.setdefault(first, {})[second] = values
+    seen = by_rule.pop(_RANKING)
+    measured.witnessed.append(Witnessed(seen["logits"], seen["rms"], seen.get("signed")))
+    for name, scores in by_rule.items():
+        measured.runs.setdefault(name, Run()).add(scores, scores.pop("steps"))

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..packaging.describe import action_space
 from ..recording.dataset import Dataset
 from ..recording.episode import DatasetError
 from ..training.data import encode_actions
@@ -27,6 +28,8 @@ class Cases:
     frames: np.ndarray
     latents: Tensor
     actions: Tensor
+    state: np.ndarray | None = None
+    """float32[B, W + N, S]: the simulator's state at each frame; None for recordings without it."""
 
     @property
     def window(self) -> int:
@@ -47,7 +50,8 @@ class Cases:
     def until(self, horizon: int) -> Cases:
         """The same moments with a shorter horizon."""
         length = self.window + horizon
-        return replace(self, frames=self.frames[:, :length], actions=self.actions[:, :length])
+        state = None if self.state is None else self.state[:, :length]
+        return replace(self, frames=self.frames[:, :length], actions=self.actions[:, :length], state=state)
 
     def under(self, action: Tensor) -> Cases:
         """The same contexts with one constant action[A] from now on. The real future no longer belongs to it."""
@@ -63,19 +67,22 @@ def held_out_cases(
     Raises DatasetError when no stretch of the split is long enough.
     """
     rng = np.random.default_rng(seed)
-    length, width = trained.window + horizon, trained.generator.config.action_width
+    length, space = trained.window + horizon, action_space(dataset.spec)
     recordings = len(dataset.paths(split))
-    frames, actions = [], []
+    frames, actions, states = [], [], []
     for index, episode in enumerate(dataset.episodes(split)):
         share = count * (index + 1) // recordings - count * index // recordings
-        encoded = encode_actions(episode.actions, width)
+        encoded = encode_actions(episode.actions, space)
         for start in _spread(episode.window_starts(length), share, horizon, rng):
             frames.append(episode.frames[start : start + length])
             actions.append(encoded[start : start + length])
+            if episode.state is not None:
+                states.append(episode.state[start : start + length])
     if not frames:
         raise DatasetError(f"{dataset.folder}: split {split!r} has no stretch of {length} frames without a cut")
     stacked = np.stack(frames)
-    return Cases(stacked, trained.encode(stacked[:, : trained.window]), torch.stack(actions))
+    state = np.stack(states) if len(states) == len(frames) else None
+    return Cases(stacked, trained.encode(stacked[:, : trained.window]), torch.stack(actions), state)
 
 
 def _spread(starts: np.ndarray, count: int, apart: int, rng: np.random.Generator) -> list[int]:

@@ -1,7 +1,8 @@
 """Rules of how many denoising steps a frame gets: the calibrated confidence, and what it has to be compared with.
 
-The controls are told how the rule under test spent its steps: at every tick they get the same number of frames that
-stop after 1, 2 ... K steps (the oracle: the same total), so that a difference is one of *which* frames got them.
+Controls are told how the rule under test spent its steps, so that a difference is one of *which* frames got them. At
+every tick `RandomPolicy` and `MotionPolicy` stop as many frames after 1, 2 ... K steps as it did, and `OraclePolicy`
+spends the same total. `AlternatingPolicy` spends the same total over the whole rollouts.
 """
 
 from __future__ import annotations
@@ -15,53 +16,99 @@ import torch
 from torch import Tensor
 
 from ..training.benefit import pooled
-from .playing import TickView
+from .playing import OnlinePolicy, TickView
 from .trained import TrainedWorld
 
 
 @dataclass(frozen=True)
-class ConfidencePolicy:
+class ConfidencePolicy(OnlinePolicy):
     """Stop at the first step whose calibrated confidence reaches the threshold: what `Session.step` does."""
 
     threshold: float
     curves: Sequence[Mapping[str, Sequence[float]]]
     """`within_delta` of the calibration table, one per step but the last."""
 
-    def __call__(self, view: TickView) -> Tensor:
-        confident = torch.stack(
-            [
-                torch.from_numpy(np.interp(estimate.logit.numpy(), curve["logit"], curve["value"]) >= self.threshold)
-                for estimate, curve in zip(view.estimates[:-1], self.curves, strict=True)
-            ],
-            dim=1,
-        )
-        return first_true(confident)
+    def goes_on(self, tick: int, step: int, logit: Tensor, rows: Tensor) -> Tensor:
+        curve = self.curves[step - 1]
+        return torch.from_numpy(np.interp(logit.numpy(), curve["logit"], curve["value"]) < self.threshold)
 
 
-class PaperPolicy:
-    """Algorithm 1 of the DSA paper: one step; all others if its raw confidence is below the previous frame's."""
+class PaperPolicy(OnlinePolicy):
+    """Algorithm 1 of the DSA paper: one step; all others if its raw confidence is below the previous frame's.
+
+    The previous frame's is that of its last step, whichever that was; before the first frame it is 1. The paper gives
+    no choice of cost: what this spends is its own.
+    """
 
     def __init__(self) -> None:
         self._previous: Tensor | None = None
 
-    def __call__(self, view: TickView) -> Tensor:
-        scores = torch.stack([estimate.logit.sigmoid() for estimate in view.estimates], dim=1)
-        previous = torch.ones_like(scores[:, 0]) if self._previous is None else self._previous
-        steps = torch.where(scores[:, 0] < previous, len(view.estimates), 1)
-        self._previous = scores[torch.arange(len(steps)), steps - 1]
-        return steps
+    def goes_on(self, tick: int, step: int, logit: Tensor, rows: Tensor) -> Tensor:
+        if step > 1:
+            return torch.ones(len(rows), dtype=torch.bool)
+        score = logit.sigmoid()
+        return score < (torch.ones_like(score) if self._previous is None else self._previous)
+
+    def finish(self, logit: Tensor) -> None:
+        self._previous = logit.sigmoid()
+
+
+class PlannedPolicy(OnlinePolicy):
+    """A rule that looks at nothing."""
+
+    def plan(self, tick: int, rows: Tensor) -> Tensor:
+        """int64[n]: the steps of frames `rows` int64[n]."""
+        raise NotImplementedError
+
+    def goes_on(self, tick: int, step: int, logit: Tensor, rows: Tensor) -> Tensor:
+        return self.plan(tick, rows) > step
 
 
 @dataclass(frozen=True)
-class RandomPolicy:
+class FixedPolicy(PlannedPolicy):
+    """`first` steps for the first frame, `steps` for all others."""
+
+    steps: int
+    first: int
+
+    def plan(self, tick: int, rows: Tensor) -> Tensor:
+        return torch.full_like(rows, self.steps if tick else self.first)
+
+
+@dataclass(frozen=True)
+class RandomPolicy(PlannedPolicy):
     """The same shares of steps, handed out blindly. steps: int64[B, N] of the rule under test."""
 
     steps: Tensor
     seed: int
 
-    def __call__(self, view: TickView) -> Tensor:
-        rng = torch.Generator().manual_seed(self.seed * 100_003 + view.tick)
-        return self.steps[torch.randperm(len(self.steps), generator=rng), view.tick]
+    def plan(self, tick: int, rows: Tensor) -> Tensor:
+        rng = torch.Generator().manual_seed(self.seed * 100_003 + tick)
+        return self.steps[torch.randperm(len(self.steps), generator=rng), tick][rows]
+
+
+@dataclass(frozen=True)
+class AlternatingPolicy(PlannedPolicy):
+    """k and k + 1 steps by turns, as evenly in time as can be, at the same share in every rollout. No chance, no head.
+
+    steps: int64[B, N] of the rule under test, whose total is spent. The rollouts begin at evenly spread points of the
+    cycle: in step with each other, all of them would have their better frame at the horizons that are looked at, or
+    none.
+    """
+
+    steps: Tensor
+
+    def plan(self, tick: int, rows: Tensor) -> Tensor:
+        count, horizon = self.steps.shape
+        total = int(self.steps.sum())
+        # Neighbouring rows may come from the same recording, so the starting points are mixed, always in the same way.
+        phase = torch.randperm(count, generator=torch.Generator().manual_seed(count))[rows]
+
+        def until(ticks: int) -> Tensor:
+            """Steps of a rollout's first frames: ticks * mean + (phase + 1/2) / count, rounded down."""
+            return (2 * ticks * total + (2 * phase + 1) * horizon) // (2 * count * horizon)
+
+        return until(tick + 1) - until(tick)
 
 
 @dataclass(frozen=True)
@@ -94,12 +141,6 @@ class OraclePolicy:
     def __call__(self, view: TickView) -> Tensor:
         distance = distances_to_full(self.trained, [estimate.clean for estimate in view.estimates])
         return torch.from_numpy(best_spend(distance.double().numpy(), int(self.steps[:, view.tick].sum())))
-
-
-def first_true(reached: Tensor) -> Tensor:
-    """bool[B, K - 1] -> int64[B]: 1-based column of the first True, K where there is none."""
-    always = torch.ones(len(reached), 1, dtype=torch.bool)
-    return torch.cat([reached, always], dim=1).int().argmax(dim=1) + 1
 
 
 def stop_smallest(signal: Tensor, steps: Tensor) -> Tensor:

@@ -16,55 +16,63 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..recording.dataset import Dataset
-from ..training.benefit import collect_benefits
-from ..training.calibration import calibrate
 from ..training.config import TrainConfig, load_config
-from ..training.data import Clips, encode_clips
-from .action_probe import load_or_train
-from .allocation import AllocationConfig, render_allocation, run_allocation
+from .allocation import AllocationConfig
+from .allocation_part import Source, run_allocation, training_seeds
+from .allocation_table import render_allocation
+from .behaviour import Behaviour, long_drift, probe_path
 from .cases import held_out_cases
-from .drift import DriftConfig, free_actions, play_sdk, play_torch, render_drift, run_drift
+from .costs import measure_costs
+from .drift import DriftConfig
+from .drift_report import render_drift
 from .fidelity import FidelityConfig, render_fidelity, run_fidelity
 from .lpips import Lpips, LpipsUnavailable
-from .policies import ConfidencePolicy
-from .response import ResponseConfig, render_response, run_response
+from .response import render_response
+from .response_config import ResponseConfig
+from .single_tick import SingleTickConfig, run_single_tick
+from .single_tick_report import render_single_tick
+from .state_fidelity import StateFidelityConfig, render_state
 from .trained import FINISHED, TrainedWorld, load_trained
 
 SPLIT = "test"
 FORMAT = "dsa-evaluation"
 RENDERERS = {
     "fidelity": render_fidelity,
+    "state": render_state,
     "response": render_response,
     "drift": render_drift,
+    "single-tick": render_single_tick,
     "allocation": render_allocation,
 }
 
 
 @dataclass(frozen=True)
-class EvaluationConfig:
+class EvaluationSizes:
     """Sizes of all parts."""
 
     fidelity: FidelityConfig = field(default_factory=FidelityConfig)
     response: ResponseConfig = field(default_factory=ResponseConfig)
     drift: DriftConfig = field(default_factory=DriftConfig)
     allocation: AllocationConfig = field(default_factory=AllocationConfig)
+    state: StateFidelityConfig = field(default_factory=StateFidelityConfig)
+    single_tick: SingleTickConfig = field(default_factory=SingleTickConfig)
 
     @staticmethod
-    def quick() -> EvaluationConfig:
+    def quick() -> EvaluationSizes:
         """Everything once, in about a tenth of the time. Too few cases for a claim."""
-        return EvaluationConfig(
+        return EvaluationSizes(
             FidelityConfig(cases=16, seeds=(0,)),
             ResponseConfig(cases=16),
             DriftConfig(ticks=500, sessions=2),
             AllocationConfig(cases=12, seeds=(0,), mean_steps=(2.0,), horizons=(1, 8, 16)),
+            StateFidelityConfig(cases=12, moving_cases=24, seeds=(0,)),
+            SingleTickConfig(cases=60, seeds=(0,)),
         )
 
 
@@ -75,20 +83,30 @@ class Evaluation:
         self,
         config: TrainConfig,
         trained: TrainedWorld,
-        sizes: EvaluationConfig,
+        sizes: EvaluationSizes,
         package: Path | None,
         output: Path,
         lpips: Lpips | None,
         probe: Path,
+        source: Source,
     ) -> None:
-        """Pictures go beside `output`. `probe`: where the action probe's weights are kept, or will be."""
+        """Pictures go beside `output`. `probe`: where the world's probe is kept, or will be.
+
+        source   all trainings, which the part `allocation` compares; the others look at `trained` alone
+        """
         self._config, self._trained, self._sizes = config, trained, sizes
-        self._package, self._output, self._lpips, self._probe = package, output, lpips, probe
-        self._dataset = Dataset(config.dataset)
+        self._package, self._output, self._lpips = package, output, lpips
+        self._dataset, self._source, self._probe = source.dataset, source, probe
+        self._behaviour = Behaviour(config, trained, self._dataset, SPLIT, probe)
+
+    @property
+    def parts(self) -> list[str]:
+        """Those that this world has."""
+        return [part for part in RENDERERS if part != "state" or self._behaviour.has_state]
 
     def run(self, part: str) -> dict[str, Any]:
         """Measure one part of `RENDERERS`; returns its JSON-ready result."""
-        result: dict[str, Any] = getattr(self, f"_{part}")()
+        result: dict[str, Any] = getattr(self, f"_{part.replace('-', '_')}")()
         return result
 
     def _fidelity(self) -> dict[str, Any]:
@@ -96,46 +114,32 @@ class Evaluation:
         cases = held_out_cases(self._dataset, SPLIT, self._trained, sizes.cases, max(sizes.horizons))
         return run_fidelity(sizes, self._trained, cases, self._lpips, self._picture("fidelity"))
 
+    def _state(self) -> dict[str, Any]:
+        return self._behaviour.state(self._sizes.state)
+
     def _response(self) -> dict[str, Any]:
-        sizes = self._sizes.response
-        horizon = max(*sizes.horizons, sizes.hold)
-        cases = held_out_cases(self._dataset, SPLIT, self._trained, sizes.cases, horizon)
-        probe = load_or_train(self._dataset, self._probe)
-        return run_response(sizes, self._trained, cases, self._dataset, SPLIT, probe)
+        return self._behaviour.response(self._sizes.response)
 
     def _drift(self) -> dict[str, Any]:
-        sizes, trained = self._sizes.drift, self._trained
-        seeds = range(sizes.seed, sizes.seed + sizes.sessions)
-        actions = [free_actions(self._dataset, SPLIT, sizes.ticks, seed) for seed in seeds]
-        picture = self._picture("drift")
-        if self._package is None:
-            cases = held_out_cases(self._dataset, SPLIT, trained, sizes.sessions, 1)
-            table = trained.calibration
-            policy = ConfidencePolicy(table["default_threshold"], table["within_delta"]) if table else None
-            first, ticks = play_torch(trained, cases, sizes.seed, actions, policy)
-            return {"engine": "torch", **run_drift(sizes, ticks, first, self._dataset, SPLIT, picture)}
-        from dsa_runtime import load_world  # the models come from the package; torch only computed the ranges
+        return self._behaviour.drift(self._sizes.drift, self._package, self._picture("drift"))
 
-        with load_world(self._package) as world:
-            first, ticks = play_sdk(world, seeds, actions)
-            return {"engine": "the SDK", **run_drift(sizes, ticks, first, self._dataset, SPLIT, picture)}
+    def _single_tick(self) -> dict[str, Any]:
+        sizes, source = self._sizes.single_tick, self._source
+        moments = AllocationConfig(cases=sizes.cases, horizons=(1,))
+        subjects = source.subjects(moments)
+        return run_single_tick(sizes, subjects, self._lpips, source.state_scores(self._probe))
 
     def _allocation(self) -> dict[str, Any]:
-        sizes, trained = self._sizes.allocation, self._trained
-        cases = held_out_cases(self._dataset, SPLIT, trained, sizes.cases, max(sizes.horizons), seed=1)
-        calibration = trained.calibration or self._calibrated()
-        return run_allocation(sizes, trained, calibration, cases, self._lpips, self._picture("allocation"))
-
-    def _calibrated(self) -> dict[str, object]:
-        """A calibration for a checkpoint that has none yet, from the validation split."""
-        trained = self._trained
-        clips = Clips.load(Path(self._config.dataset), "validation", trained.generator.config.action_width, 2000)
-        encode_clips(clips, trained.autoencoder)
-        torch.manual_seed(4321)
-        samples = collect_benefits(
-            trained.generator, trained.autoencoder, trained.levels, clips, rollouts=6, frames=16, keep_taps=False
+        sizes, source = self._sizes.allocation, self._source
+        return run_allocation(
+            sizes,
+            source.subjects(sizes),
+            self._lpips,
+            state_scores=source.state_scores(self._probe),
+            costs=None if self._package is None else measure_costs(self._package),
+            picture=self._picture("allocation"),
+            cache=self._output.with_name(f"{self._output.stem}-allocation"),
         )
-        return calibrate(samples, self._config.calibration.target_steps)
 
     def _picture(self, part: str) -> Path:
         return self._output.with_name(f"{self._output.stem}-{part}.png")
@@ -225,7 +229,16 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--quick", action="store_true", help="small sizes, to see that everything runs")
     top.add_argument("--runs", type=Path, default=Path("runs"), help="folder of checkpoints (default: runs)")
     top.add_argument("--checkpoint", default=FINISHED, help="a stage's checkpoint instead of the finished generator's")
-    top.add_argument("--probe", type=Path, help="action probe's weights (default: RUNS/action_probe.npz)")
+    top.add_argument("--probe", type=Path, help="weights of the probe that reads the pictures (default: in RUNS)")
+    top.add_argument("--ticks", type=int, help="ticks of free play of the part drift")
+    top.add_argument("--sessions", type=int, help="its sessions")
+    top.add_argument(
+        "--training-seeds", type=int, nargs="+", metavar="S", help="of the part allocation (default: all finished ones)"
+    )
+    top.add_argument("--cases", type=int, help="its moments")
+    top.add_argument("--seeds", type=int, nargs="+", metavar="S", help="noise seeds of its rollouts")
+    top.add_argument("--horizons", type=int, nargs="+", metavar="H", help="where it compares frames")
+    top.add_argument("--mean-steps", type=float, nargs="+", metavar="M", help="its operating points")
     top.add_argument("--no-lpips", action="store_true", help="go without LPIPS, whose weights are downloaded once")
     return top
 
@@ -239,11 +252,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         trained = load_trained(config, options.runs, options.checkpoint)
         document = read_document(options.json, config.name)
         lpips = None if options.no_lpips else Lpips.load()
-        sizes = EvaluationConfig.quick() if options.quick else EvaluationConfig()
-        probe = options.probe or options.runs / "action_probe.npz"
+        sizes = EvaluationSizes.quick() if options.quick else EvaluationSizes()
+        sizes = replace(sizes, drift=long_drift(sizes.drift, options.ticks, options.sessions))
+        sizes = replace(sizes, allocation=asked_allocation(sizes.allocation, options))
+        probe = options.probe or probe_path(config, options.runs)
+        finished = options.checkpoint == FINISHED
+        seeds = options.training_seeds or (training_seeds(config, options.runs) if finished else [config.seed])
+        source = Source(config, Dataset(config.dataset), SPLIT, options.runs, options.checkpoint, seeds)
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        evaluation = Evaluation(config, trained, sizes, options.package, options.json, lpips, probe)
-        for part in options.part or RENDERERS:
+        evaluation = Evaluation(config, trained, sizes, options.package, options.json, lpips, probe, source)
+        for part in options.part or evaluation.parts:
             started = time.perf_counter()
             result = evaluation.run(part)
             origin = provenance(config, trained, given, time.perf_counter() - started)
@@ -254,6 +272,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"exporters.evaluation: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def asked_allocation(sizes: AllocationConfig, options: argparse.Namespace) -> AllocationConfig:
+    """The sizes with what was asked for on the command line."""
+    asked: dict[str, Any] = {"cases": options.cases}
+    lists = {"seeds": options.seeds, "horizons": options.horizons, "mean_steps": options.mean_steps}
+    asked |= {name: tuple(values) for name, values in lists.items() if values}
+    return replace(sizes, **{name: value for name, value in asked.items() if value is not None})
 
 
 def _processor() -> str:

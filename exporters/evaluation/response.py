@@ -1,4 +1,6 @@
-"""Response to actions: does the world do what it is told? Read from its pictures by the action probe.
+"""Response to turns and shots: does the world do what it is told? Read from its pictures by the action probe.
+
+Worlds with joints are measured by `joint_response.py`.
 
 Two experiments. Under one constant action from real, held-out contexts: does the probe see that turn, and does a held
 trigger bring a muzzle flash? Under the recorded actions: how often the probe reads the recorded turn and the recorded
@@ -9,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -21,27 +23,14 @@ from .action_probe import ActionProbe, buttons, flash_template, shot_visible
 from .cases import Cases
 from .fidelity import step_name
 from .interval import share
+from .joint_response import KIND as JOINTS
+from .joint_response import render_joint_response
 from .playing import play
+from .response_config import ResponseConfig
 from .trained import TrainedWorld
+from .trials import TURN_ACTIONS, turned
 
-TURN_ACTIONS = {"left": 1, "right": -1, "noop": 0}
 FIRE, IDLE = "fire", "noop"
-
-
-@dataclass(frozen=True)
-class ResponseConfig:
-    """Sizes of the evaluation."""
-
-    cases: int = 64
-    hold: int = 8
-    """Ticks for which a constant action is held; the last one is the far horizon."""
-    horizons: tuple[int, ...] = (1, 4, 8, 16)
-    net_turn_deg: float = 14.0
-    """Over the whole hold, a turn is one of at least this much to the right side: half of what the slowest real turn
-    of 3.5 degrees a tick makes in 8 ticks. Waiting is less than this to either side."""
-    flash_over: int = 5
-    """From this tick on, a flash under "noop" cannot come from a trigger pulled before."""
-    seed: int = 0
 
 
 def run_response(
@@ -65,6 +54,7 @@ def run_response(
     real = cases.frames[:, cases.window - 1 :]
     recorded.append({"frames": "real", "horizons": read_recorded(truth, real, probe)})
     return {
+        "kind": "turns",
         "config": asdict(config),
         "cases": len(cases),
         "held": held,
@@ -123,16 +113,6 @@ def read_recorded(
     return result
 
 
-def turned(probe: ActionProbe, film: np.ndarray, turn: int, limit_deg: float) -> np.ndarray:
-    """bool[B]: whether the film uint8[B, 1 + N, H, W, 3] turns, in all, as `turn` says (1 left, -1 right, 0 not)."""
-    before, after = film[:, :-1], film[:, 1:]
-    picture = after.shape[2:]
-    degrees = probe.read(before.reshape(-1, *picture), after.reshape(-1, *picture)).turn_deg
-    net = degrees.reshape(after.shape[:2]).sum(axis=1)
-    result: np.ndarray = np.abs(net) < limit_deg if turn == 0 else net * turn >= limit_deg
-    return result
-
-
 def shows_flash(probe: ActionProbe, film: np.ndarray, first: int) -> np.ndarray:
     """bool[B]: whether any horizon from `first` on shows a flash. film: uint8[B, 1 + N, H, W, 3]."""
     before, after = film[:, first - 1 : -1], film[:, first:]
@@ -165,7 +145,9 @@ def real_flash_under_fire(dataset: Dataset, split: str, hold: int) -> dict[str, 
 
 
 def render_response(result: Mapping[str, Any]) -> str:
-    """Markdown for a card."""
+    """Markdown for a card, for either kind of actions."""
+    if result.get("kind") == JOINTS:
+        return render_joint_response(result)
     far = str(result["config"]["hold"])
     lines = [
         "### Response to actions",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import torch
 from torch import Tensor
 
 from ..model.autoencoder import Autoencoder, pictures_to_float, pictures_to_uint8
+from ..model.confidence import ConfidenceHead
 from ..model.generator import Generator
+from ..training.branch import BASE_STAGES, run_folder
 from ..training.config import TrainConfig
 from ..training.run import load_result
 
@@ -30,6 +33,22 @@ class TrainedWorld:
     levels: tuple[float, ...]
     calibration: Mapping[str, Any] | None = None
     checkpoint_sha256: str = ""
+    heads: Mapping[str, ConfidenceHead] = field(default_factory=dict)
+    """All confidence heads of a finished run by name."""
+    calibrations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Calibration tables by head."""
+    kept: str | None = None
+    """Name of the generator's own head and of `calibration`."""
+
+    def with_head(self, name: str) -> TrainedWorld:
+        """The same weights with another of the heads, and its table. Raises ValueError if there is none."""
+        if name not in self.heads:
+            raise ValueError(
+                f"head: {name!r} is not one of this run's: {', '.join(sorted(self.heads)) or 'it has none'}"
+            )
+        generator = copy.copy(self.generator)
+        generator._modules = {**self.generator._modules, "confidence": self.heads[name]}
+        return replace(self, generator=generator, calibration=self.calibrations[name], kept=name)
 
     @property
     def window(self) -> int:
@@ -57,37 +76,40 @@ class TrainedWorld:
         return frames.reshape(*latents.shape[:-3], *frames.shape[1:])
 
 
-def load_trained(config: TrainConfig, runs: Path, checkpoint: str = FINISHED) -> TrainedWorld:
-    """Read `runs/<name>/<checkpoint>.pt` and the autoencoder beside it.
+def load_trained(config: TrainConfig, runs: Path, checkpoint: str = FINISHED, seed: int | None = None) -> TrainedWorld:
+    """Read a checkpoint of the run of a recipe, or of its branch with another `seed`, and the autoencoder.
 
-    `checkpoint` is `generator` (the finished run, with its calibration) or a stage that trains a generator (`teacher`,
-    `consistency`, `distillation`): its averaged weights, finished or not. Raises FileNotFoundError or ValueError.
+    `checkpoint` is `generator` (the finished run, with its heads and calibrations) or a stage that trains a generator
+    (`teacher`, `consistency`, `distillation`): its averaged weights, finished or not; branches share the first two.
+    Raises FileNotFoundError or ValueError.
     """
-    path = Path(runs) / config.name / f"{checkpoint}.pt"
+    base, own = run_folder(config, runs), run_folder(config, runs, seed)
     if checkpoint == FINISHED:
-        result = load_result(config, Path(runs))
+        result = load_result(config, Path(runs), seed)
         assert result.generator is not None
-        return _frozen(result.generator, result.autoencoder, result.levels, result.calibration, path)
+        world = _frozen(result.generator, result.autoencoder, result.levels, own / f"{checkpoint}.pt")
+        for head in result.heads.values():
+            head.requires_grad_(False)
+        return replace(
+            world,
+            calibration=result.calibration,
+            heads=result.heads,
+            calibrations=result.calibrations,
+            kept=result.kept,
+        )
+    path = (base if checkpoint in BASE_STAGES else own) / f"{checkpoint}.pt"
     autoencoder, generator = Autoencoder(config.autoencoder.model), Generator(config.teacher.model)
-    _load_average(autoencoder, path.with_name("autoencoder.pt"))
+    _load_average(autoencoder, base / "autoencoder.pt")
     _load_average(generator, path)
-    levels = config.schedule.levels
-    return _frozen(generator, autoencoder, levels, None, path)
+    return _frozen(generator, autoencoder, config.schedule.levels, path)
 
 
-def _frozen(
-    generator: Generator,
-    autoencoder: Autoencoder,
-    levels: tuple[float, ...],
-    calibration: Mapping[str, Any] | None,
-    path: Path,
-) -> TrainedWorld:
+def _frozen(generator: Generator, autoencoder: Autoencoder, levels: tuple[float, ...], path: Path) -> TrainedWorld:
     return TrainedWorld(
         generator.eval().requires_grad_(False),
         autoencoder.to(memory_format=torch.channels_last).eval().requires_grad_(False),
         levels,
-        calibration,
-        hashlib.sha256(path.read_bytes()).hexdigest(),
+        checkpoint_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
     )
 
 

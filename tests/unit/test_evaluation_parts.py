@@ -12,21 +12,17 @@ pytest.importorskip("flip_evaluator")
 
 import torch
 
-from exporters.evaluation import drift, fidelity, response
+from exporters.evaluation import fidelity, response
 from exporters.evaluation.action_probe import Reading
-from exporters.evaluation.allocation import AllocationConfig, draw_trade_off, render_allocation, run_allocation
 from exporters.evaluation.cases import held_out_cases
 from exporters.evaluation.metrics import psnr
 from exporters.evaluation.playing import play
-from exporters.evaluation.policies import ConfidencePolicy
+from exporters.evaluation.response_config import ResponseConfig
 from exporters.recording.episode import DatasetError
 from tests.tiny_trained import (
     CUT,
     DEGREES,
-    NAMES,
-    TURNS,
     WINDOW,
-    calibration,
     recorded_world,
     tiny_trained,
     wall_frames,
@@ -174,7 +170,7 @@ def test_easy_and_hard_are_quarters_by_real_change(cases):
 
 
 def test_a_world_that_obeys_gets_full_marks_and_one_that_turns_the_wrong_way_none():
-    config = response.ResponseConfig(hold=8)
+    config = ResponseConfig(hold=8)
     obedient = {"left": film(1, 8), "right": film(-1, 8), "noop": film(0, 8), "fire": film(0, 8, flash_at=3)}
     read = response.read_held(config, obedient, WallProbe())
     assert read["all_turns"]["1"]["share"] == read["all_turns"]["8"]["share"] == 1.0
@@ -188,12 +184,12 @@ def test_a_world_that_obeys_gets_full_marks_and_one_that_turns_the_wrong_way_non
 def test_an_old_flash_under_noop_is_not_held_against_the_world():
     for flash_at, seen in ((4, 0.0), (5, 1.0)):
         films = {"left": film(1, 8), "right": film(-1, 8), "noop": film(0, 8, flash_at=flash_at), "fire": film(0, 8)}
-        read = response.read_held(response.ResponseConfig(), films, WallProbe())
+        read = response.read_held(ResponseConfig(), films, WallProbe())
         assert read["flash_under_noop"]["share"] == seen
 
 
 def test_recorded_actions_are_read_from_the_frames_they_led_to(dataset, trained):
-    config = response.ResponseConfig(horizons=(1, 4))
+    config = ResponseConfig(horizons=(1, 4))
     cases = held_out_cases(dataset, "test", trained, 16, 6)
     truth = response.recorded_truth(config, cases, dataset, "test")
     read = response.read_recorded(truth, cases.frames[:, WINDOW - 1 :], WallProbe())
@@ -205,7 +201,7 @@ def test_recorded_actions_are_read_from_the_frames_they_led_to(dataset, trained)
 
 
 def test_response_of_a_tiny_world(dataset, trained, cases):
-    config = response.ResponseConfig(hold=3, horizons=(1, 6), flash_over=2)
+    config = ResponseConfig(hold=3, horizons=(1, 6), flash_over=2)
     result = response.run_response(config, trained, cases, dataset, "test", WallProbe())
     assert [row["steps"] for row in result["held"]] == [1, 2, 3, 4]
     assert result["held"][0]["all_turns"]["3"]["cases"] == 3 * len(cases)
@@ -217,134 +213,3 @@ def test_response_of_a_tiny_world(dataset, trained, cases):
 def test_a_held_trigger_flashes_in_the_recordings(dataset):
     found = response.real_flash_under_fire(dataset, "test", 8)
     assert found["cases"] > 0 and found["share"] == 1.0
-
-
-def test_picture_statistics_by_hand():
-    frames = np.zeros((1, 4, 4, 3), np.uint8)
-    frames[0, :, 2:] = (100, 0, 0)
-    red, green, _, contrast, energy, change = drift.frame_statistics(np.zeros_like(frames), frames)[0]
-    assert (red, green) == (50.0, 0.0)
-    assert contrast == pytest.approx(frames.astype(float).std())
-    # One of three steps to the right in each row, in one of three channels, is 100; down nothing changes.
-    assert energy == pytest.approx(np.sqrt(100.0**2 / 9 / 2))
-    assert change == pytest.approx(100 / 6)
-
-
-def test_a_reset_does_not_count_as_change(dataset):
-    windows = drift.real_windows(dataset, "test", CUT + 10)
-    episode = dataset.read("test", 0)
-    values = drift.frame_statistics(episode.frames[: CUT + 10], episode.frames[1 : CUT + 11])
-    kept = np.delete(values[:, -1], CUT - 1)
-    assert windows[0, -1] == pytest.approx(kept.mean())
-    assert windows[0, 0] == pytest.approx(values[:, 0].mean())
-
-
-def test_runs_of_abnormal_windows():
-    assert drift.first_run(np.array([1, 1, 0, 1, 1, 1], bool), 3, 100) == 300
-    assert drift.first_run(np.array([1, 1, 0, 1, 1], bool), 3, 100) is None
-
-
-def replay(frames):
-    """Frames uint8[ticks, H, W, 3] as one session's free play."""
-    return (drift.Free(frame[None], np.array([2])) for frame in frames)
-
-
-def test_real_frames_do_not_collapse_and_broken_ones_do(dataset, tmp_path):
-    episode = dataset.read("test", 0)
-    real = episode.frames[CUT : CUT + 191]
-
-    def collapse(frames, picture=None):
-        config = drift.DriftConfig(ticks=len(frames) - 1, window=20, patience=3, sheet_columns=4)
-        return drift.run_drift(config, replay(frames[1:]), frames[:1], dataset, "test", picture)
-
-    healthy = collapse(real, tmp_path / "sheet.png")
-    assert healthy["collapsed_at_tick"] == [None] and healthy["mean_steps"] == 2.0
-    assert (tmp_path / "sheet.png").exists()
-    frozen = np.concatenate([real[:101], np.repeat(real[100:101], 90, axis=0)])
-    assert collapse(frozen)["collapsed_at_tick"] == [100]
-    grey = np.concatenate([real[:61], np.full_like(real[:130], 128)])
-    assert collapse(grey)["collapsed_at_tick"] == [60]
-    noise = np.random.default_rng(0).integers(0, 256, real.shape, dtype=np.uint8)
-    assert collapse(noise)["collapsed_at_tick"] == [0]
-    text = drift.render_drift({"engine": "a test", **collapse(grey)})
-    assert "1 of 1 sessions collapsed, the first at tick 60" in text
-
-
-def test_the_free_player_stays_near_the_front(dataset):
-    actions = drift.free_actions(dataset, "test", 3000, seed=0)
-    assert np.array_equal(actions, drift.free_actions(dataset, "test", 3000, seed=0))
-    heading = np.abs((np.cumsum(TURNS[actions] * DEGREES) + 180) % 360 - 180)
-    assert set(actions) == set(range(len(NAMES)))
-    assert np.mean(heading < 120) > 0.85  # a blind walk would spend two thirds of its time there
-
-
-def test_free_play_through_the_sdk(tiny_world):
-    actions = [np.array([0, 1, 2, 3]), np.array([3, 2, 1, 0])]
-    first, ticks = drift.play_sdk(tiny_world, [0, 1], actions)
-    played = list(ticks)
-    assert first.shape == (2, 8, 8, 3) and len(played) == 4
-    assert all(free.frames.shape == (2, 8, 8, 3) and (free.steps >= 1).all() for free in played)
-    with tiny_world.session(1) as session:
-        assert np.array_equal(session.step(3, steps=int(played[0].steps[1])).pixels, played[0].frames[1])
-
-
-def test_free_play_in_torch_is_the_same_as_playing_cases(trained, dataset):
-    cases = held_out_cases(dataset, "test", trained, 2, 5)
-    asked = cases.actions[:, WINDOW:].argmax(dim=2).numpy()
-    first, ticks = drift.play_torch(trained, cases, 7, list(asked), None)
-    frames = np.stack([free.frames for free in ticks], axis=1)
-    assert np.array_equal(first, cases.frames[:, WINDOW - 1])
-    assert np.array_equal(frames, trained.decode(play(trained, cases, 7).latents))
-
-
-@pytest.fixture(scope="module")
-def allocated(trained, cases):
-    logits = []
-
-    def watch(view):
-        logits.append(torch.stack([estimate.logit for estimate in view.estimates[:-1]]))
-        return torch.ones(len(cases), dtype=torch.long)
-
-    play(trained, cases, 0, watch)
-    low, high = torch.cat(logits, dim=1).quantile(torch.tensor([0.1, 0.9]), dim=1)
-    table = calibration(*zip(low.tolist(), high.tolist(), strict=True))
-    config = AllocationConfig(seeds=(0, 1), mean_steps=(2.0, 3.0), horizons=(1, 6))
-    return run_allocation(config, trained, table, cases, None), table
-
-
-def test_controls_spend_exactly_what_the_confidence_spends(allocated):
-    result, _ = allocated
-    rules = {row["rule"]: row for row in result["rules"]}
-    assert rules["3 steps"]["mean_steps"] == 3.0 and rules["4 steps"]["tick_rms"]["mean"] == 0.0
-    for threshold in ("0.2500", "0.7500"):
-        tested = rules[f"confidence @ {threshold}"]
-        for control in ("random", "motion", "oracle"):
-            assert rules[f"{control} @ {threshold}"]["mean_steps"] == pytest.approx(tested["mean_steps"])
-        for control in ("random", "motion"):
-            assert rules[f"{control} @ {threshold}"]["step_shares"] == pytest.approx(tested["step_shares"])
-    assert rules["first full @ 2"]["mean_steps"] == pytest.approx((4 + 5 * 2) / 6)
-    assert sum(0 < share < 1 for share in rules["confidence @ 0.7500"]["step_shares"]) >= 3
-
-
-def test_differences_are_confidence_minus_control(allocated):
-    result, _ = allocated
-    rules = {row["rule"]: row for row in result["rules"]}
-    for row in result["differences"]:
-        if row["against"] != "fixed":
-            tested, control = (rules[f"{name} @ {row['threshold']:.4f}"] for name in ("confidence", row["against"]))
-            gap = tested[row["score"]]["mean"] - control[row["score"]]["mean"]
-            assert row["mean"] == pytest.approx(gap, abs=1e-9)
-    assert {row["against"] for row in result["differences"]} == {"fixed", "random", "motion", "oracle"}
-    assert "| confidence is |" in render_allocation(result)
-
-
-def test_the_rules_steps_are_the_thresholds(allocated, trained, cases):
-    result, table = allocated
-    steps = [play(trained, cases, seed, ConfidencePolicy(0.75, table["within_delta"])).steps for seed in (0, 1)]
-    row = next(r for r in result["rules"] if r["rule"] == "confidence @ 0.7500")
-    assert row["mean_steps"] == pytest.approx(float(torch.cat(steps).double().mean()))
-
-
-def test_the_trade_off_is_drawn(allocated, tmp_path):
-    draw_trade_off(tmp_path / "trade-off.png", allocated[0])
-    assert (tmp_path / "trade-off.png").read_bytes().startswith(b"\x89PNG")

@@ -1,6 +1,7 @@
 """`python -m exporters.evaluation` on a tiny finished run: what it writes, what it keeps, what it refuses."""
 
 import json
+import shutil
 
 import pytest
 
@@ -13,6 +14,7 @@ pytest.importorskip("dacite")
 import torch
 
 from exporters.evaluation import report
+from exporters.evaluation.allocation_part import training_seeds
 from exporters.evaluation.trained import load_trained
 from exporters.training.config import load_config
 from tests.tiny_trained import AUTOENCODER, GENERATOR, LEVELS, calibration, recorded_world, tiny_trained
@@ -98,11 +100,61 @@ def test_all_parts_and_a_stage_without_calibration(run, tmp_path):
     train_probe(Dataset(run / "data"), ProbeConfig(pairs=200, epochs=1)).save(probe)
     out = tmp_path / "turning.json"
     assert evaluate(run, "--checkpoint", "teacher", "--probe", str(probe), "--json", str(out)) == 0
-    assert json.loads(out.read_text())["parts"].keys() == set(report.RENDERERS)
+    assert json.loads(out.read_text())["parts"].keys() == set(report.RENDERERS) - {"state"}
     text = out.with_suffix(".md").read_text()
     for title in ("Against the real environment", "Response to actions", "Free play", "Adaptive against fixed"):
         assert f"### {title}" in text
     assert (tmp_path / "turning-allocation.png").exists() and (tmp_path / "turning-drift.png").exists()
+
+
+def test_free_play_is_as_long_as_asked(run, tmp_path, capsys):
+    out = tmp_path / "turning.json"
+    assert evaluate(run, "--part", "drift", "--ticks", "40", "--sessions", "1", "--json", str(out)) == 0
+    result = json.loads(out.read_text())["parts"]["drift"]["result"]
+    assert (result["ticks"], result["sessions"], result["engine"]) == (40, 1, "torch")
+    assert "1 sessions of 40 ticks through torch" in capsys.readouterr().out
+    assert (tmp_path / "turning-drift.png").exists() and (tmp_path / "turning-drift-curves.png").exists()
+    assert evaluate(run, "--part", "drift", "--ticks", "0", "--json", str(out)) == 2
+    assert "drift.ticks: must be at least 1" in capsys.readouterr().err
+
+
+def test_a_part_that_the_world_does_not_have_is_refused(run, tmp_path, capsys):
+    assert evaluate(run, "--part", "state", "--json", str(tmp_path / "turning.json")) == 2
+    assert "part state: the recipe's table evaluation.state names no movers" in capsys.readouterr().err
+
+
+def test_all_finished_trainings_are_compared_and_played_once(run, tmp_path, capsys):
+    trained, runs = tiny_trained(), tmp_path / "runs"
+    shutil.copytree(run / "runs", runs)
+    head = trained.generator.confidence.state_dict()
+    finished = {
+        "generator": trained.generator.state_dict(),
+        "levels": list(LEVELS),
+        "calibration": calibration(),
+        "gates": {},
+        "heads": {"post-hoc-gain": head, "joint-residual": head},
+        "calibrations": {"post-hoc-gain": calibration(), "joint-residual": calibration()},
+        "kept": "post-hoc-gain",
+    }
+    for seed in (3, 12):
+        (runs / "turning" / f"seed-{seed}").mkdir()
+        torch.save(finished, runs / "turning" / f"seed-{seed}" / "generator.pt")
+    out = tmp_path / "turning.json"
+    small = ["--cases", "4", "--seeds", "0", "--horizons", "2", "--mean-steps", "2", "--runs", str(runs)]
+    asked = ["--part", "allocation", "--json", str(out), *small, "--training-seeds"]
+    assert evaluate(run, *asked, "3", "12") == 0
+    result = json.loads(out.read_text())["parts"]["allocation"]["result"]
+    assert result["trainings"] == [{"seed": seed, "kept": "post-hoc-gain"} for seed in (3, 12)]
+    assert result["cases"] == 4 and {row["point"] for row in result["gain"]} == {2.0}
+    assert {row["head"] for row in result["heads"]["gain"]} == {"post-hoc-gain", "joint-residual"}
+    assert (tmp_path / "turning-allocation.png").exists()
+    assert sorted(path.name.rsplit("-", 1)[0] for path in (tmp_path / "turning-allocation").iterdir()) == [
+        "training-12-rollout-0",
+        "training-3-rollout-0",
+    ]
+    assert training_seeds(load_config(run / "turning.toml"), runs) == [0, 3, 12]
+    assert evaluate(run, *asked, "5") == 2
+    assert "seed-5/generator.pt" in capsys.readouterr().err
 
 
 def test_results_of_something_else_are_not_overwritten(run, tmp_path, capsys):

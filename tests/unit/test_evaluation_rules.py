@@ -13,11 +13,13 @@ import torch
 
 from dsa_runtime.controller import Controller, ControllerState, Outcome
 from dsa_runtime.spec import CalibrationSpec, Curve
-from exporters.evaluation.allocation import between_fixed
-from exporters.evaluation.interval import interval, per_case, share
+from exporters.evaluation.comparison import CostCurve, judge
+from exporters.evaluation.interval import interval, per_case, pooled_interval, pooled_ratio, share
 from exporters.evaluation.playing import TickView
 from exporters.evaluation.policies import (
+    AlternatingPolicy,
     ConfidencePolicy,
+    FixedPolicy,
     MotionPolicy,
     OraclePolicy,
     PaperPolicy,
@@ -92,6 +94,26 @@ def test_random_ignores_the_frames_and_differs_between_ticks():
     assert not torch.equal(rule(view(64, tick=0)), rule(view(64, tick=1)))
 
 
+@pytest.mark.parametrize("mean", [1.25, 1.5, 2.0, 3.4])
+def test_alternating_spends_the_same_total_evenly_in_time_and_in_every_rollout(mean):
+    count, horizon = 12, 10
+    asked = torch.ones(count, horizon, dtype=torch.long)
+    asked.view(-1)[: round((mean - 1) * count * horizon / 3)] = 4  # all of it spent by some frames at the beginning
+    rule, rows = AlternatingPolicy(asked), torch.arange(count)
+    given = torch.stack([rule(view(count, tick=tick)) for tick in range(horizon)], dim=1)
+    assert given.sum() == asked.sum()
+    mean = float(asked.double().mean())
+    assert set(given.unique().tolist()) <= {int(mean), int(np.ceil(mean))}
+    for totals in (given.sum(dim=1), given.cumsum(dim=1)[:, 4], given.sum(dim=0)):
+        assert totals.max() - totals.min() <= 1
+    assert torch.equal(rule.plan(3, rows[[5, 2]]), given[[5, 2], 3])
+
+
+def test_a_full_first_frame_comes_once():
+    rule = FixedPolicy(2, first=4)
+    assert [rule(view(3, tick=tick)).tolist() for tick in (0, 1, 9)] == [[4] * 3, [2] * 3, [2] * 3]
+
+
 def test_motion_stops_the_stillest_first():
     signal = torch.tensor([[5.0, 1.0], [1.0, 9.0], [4.0, 0.5], [3.0, 7.0]])
     # One stops after step 1 (the smallest of column 0), two after step 2 (the smallest of column 1 that still go).
@@ -140,12 +162,13 @@ def test_the_threshold_comes_from_the_table():
     assert table_threshold(calibration(), 2.4) == 0.5
 
 
-def test_fixed_schedules_are_mixed_linearly():
-    values = [np.array([8.0, 4.0]), np.array([4.0, 2.0]), np.array([2.0, 2.0])]
-    assert between_fixed(values, 1.0).tolist() == [8.0, 4.0]
-    assert between_fixed(values, 1.25).tolist() == [7.0, 3.5]
-    assert between_fixed(values, 2.5).tolist() == [3.0, 2.0]
-    assert between_fixed(values, 3.0).tolist() == [2.0, 2.0]
+def test_curves_are_mixed_linearly_between_their_runs():
+    curve = CostCurve(np.array([1.0, 2.0, 3.0]), np.array([[8.0, 4.0], [4.0, 2.0], [2.0, 2.0]]))
+    assert curve.at(1.0).tolist() == [8.0, 4.0]
+    assert curve.at(1.25).tolist() == [7.0, 3.5]
+    assert curve.at(2.5).tolist() == [3.0, 2.0]
+    assert curve.at(3.0).tolist() == curve.at(3.2).tolist() == [2.0, 2.0]
+    assert curve.at(0.5).tolist() == [8.0, 4.0]
 
 
 def test_the_unit_of_an_interval_is_the_case():
@@ -172,6 +195,43 @@ def test_the_bootstrap_covers_the_truth_about_as_often_as_it_says():
         found = interval(rng.normal(1.0, 1.0, 40))
         covered += found.low <= 1.0 <= found.high
     assert 175 <= covered <= 199
+
+
+def test_trainings_are_units_of_their_own():
+    rng = np.random.default_rng(1)
+    cases = rng.normal(0.0, 1.0, 200)
+    same = np.stack([cases + 0.5] * 3)
+    # Three times the same training is no more evidence about the cases than one.
+    assert pooled_interval(same).low == pytest.approx(pooled_interval(same[:1]).low)
+    assert pooled_interval(same[:1]).low == pytest.approx(interval(cases + 0.5).low, abs=1e-9)
+    apart = same + np.array([[-0.6], [0.0], [0.6]])
+    assert pooled_interval(apart).mean == pytest.approx(pooled_interval(same).mean)
+    assert pooled_interval(apart).standard_error > 3 * pooled_interval(same).standard_error
+    holes = same.copy()
+    holes[1, 3] = np.nan
+    assert pooled_interval(holes).mean == pytest.approx(np.delete(cases, 3).mean() + 0.5)
+    assert np.isnan(pooled_interval(np.full((2, 4), np.nan)).low)
+
+
+def test_a_difference_counts_only_if_every_training_agrees():
+    cases = np.random.default_rng(2).normal(0.0, 0.1, 400)
+    agreed = np.stack([cases - 1.0, cases - 1.1, cases - 0.9])
+    found = judge(agreed, "lpips_real")
+    assert found["verdict"] == "better" and found["trainings"] == pytest.approx([one.mean() for one in agreed])
+    assert judge(-agreed, "lpips_real")["verdict"] == judge(agreed, "psnr_real_db")["verdict"] == "worse"
+    torn = np.stack([cases - 1.0] * 30 + [cases + 0.5])
+    assert pooled_interval(torn).high < 0 and judge(torn, "lpips_real")["verdict"] == "unclear"
+    assert judge(agreed + 1.0, "lpips_real")["verdict"] == "unclear"
+
+
+def test_a_share_of_nothing_is_no_number():
+    rng = np.random.default_rng(3)
+    gain = rng.normal(1.0, 0.2, (3, 60))
+    found = pooled_ratio(0.6 * gain, gain)
+    assert [found.mean, found.low, found.high] == pytest.approx([0.6] * 3)
+    noisy = pooled_ratio(0.6 * gain + rng.normal(0, 0.3, gain.shape), gain)
+    assert noisy.low < 0.6 < noisy.high
+    assert np.isnan(pooled_ratio(gain, gain - gain.mean()).mean)
 
 
 def test_shares_carry_wilsons_interval():
