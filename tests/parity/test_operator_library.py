@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -33,12 +35,24 @@ def test_parity(kind: str) -> None:
     assert attention_cases.worst(kind, run, 40) < LIMITS[kind]
 
 
+@pytest.fixture(scope="module")
+def forced() -> Iterator[dict[str, Future[subprocess.CompletedProcess[str]]]]:
+    """What processes say in which each instruction set was asked for; they run side by side."""
+
+    def ask(instruction_set: str) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"DSA_OPS_ISA": instruction_set}
+        command = [sys.executable, "-m", "tests.attention_cases"]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield {instruction_set: pool.submit(ask, instruction_set) for instruction_set in INSTRUCTION_SETS}
+
+
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
-def test_parity_of_every_instruction_set(instruction_set: str) -> None:
-    environment = os.environ | {"DSA_OPS_ISA": instruction_set}
-    result = subprocess.run(
-        [sys.executable, "-m", "tests.attention_cases"], env=environment, capture_output=True, text=True, timeout=300
-    )
+def test_parity_of_every_instruction_set(
+    forced: dict[str, Future[subprocess.CompletedProcess[str]]], instruction_set: str
+) -> None:
+    result = forced[instruction_set].result()
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
     if found["instruction_set"] != instruction_set:

@@ -12,6 +12,7 @@ from dsa_runtime import (
     DiagnosisError,
     DsaError,
     EngineError,
+    QualityError,
     RecordingError,
     SessionError,
     SnapshotError,
@@ -25,7 +26,7 @@ from dsa_runtime import (
         (WorldError, ValueError), (ActionError, ValueError), (BudgetError, ValueError),
         (SessionError, RuntimeError), (EngineError, RuntimeError), (DeadlineError, TimeoutError),
         (CancelledError, Exception), (SnapshotError, ValueError), (RecordingError, ValueError),
-        (DiagnosisError, ValueError),
+        (DiagnosisError, ValueError), (QualityError, ValueError),
     ],
 )  # fmt: skip
 def test_every_error_has_the_root_and_a_builtin_type(error: type[Exception], builtin: type[Exception]) -> None:

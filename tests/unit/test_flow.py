@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 
 from exporters.model.flow import add_noise, euler_step, precondition, schedule_levels  # noqa: E402
-from exporters.training.benefit import Benefits  # noqa: E402
+from exporters.training.benefit import OWN, Benefits  # noqa: E402
 from exporters.training.calibration import calibrate, mean_steps, reliability  # noqa: E402
 from exporters.training.muon import orthogonalise  # noqa: E402
 
@@ -51,7 +51,7 @@ def samples(seed: int, informed: bool) -> Benefits:
     logit = torch.randn(4000, 3)
     cause = logit if informed else torch.randn(4000, 3)
     squared = torch.exp(-2.0 * cause + 0.5 * torch.randn(4000, 3)) * 1e-3
-    return Benefits([], torch.zeros(4000, 3, 1), squared, logit)
+    return Benefits([], torch.zeros(4000, 3, 1), squared, {OWN: logit})
 
 
 def test_calibration_holds_on_other_samples() -> None:
@@ -67,6 +67,15 @@ def test_a_head_that_knows_nothing_gets_a_flat_curve() -> None:
     curve = calibrate(samples(0, False), target_steps=2.0)["within_delta"][0]["value"]
     middle = np.interp(np.linspace(0.2, 0.8, 9), np.linspace(0, 1, len(curve)), curve)
     assert np.ptp(middle) < 0.1
+
+
+def test_nothing_is_ever_certain_so_that_threshold_one_is_the_full_schedule() -> None:
+    sure = samples(0, True)
+    sure.squared[:, 2] = 0.0  # the last step always changes nothing
+    table = calibrate(sure, target_steps=2.0)
+    assert max(max(curve["value"]) for curve in table["within_delta"]) < 1.0
+    assert min(table["within_delta"][2]["value"]) > 0.999
+    assert table["thresholds"][-1] == {"threshold": 1.0, "mean_steps": 4.0}
 
 
 def test_mean_steps_counts_the_first_step_that_reaches_the_threshold() -> None:

@@ -29,7 +29,9 @@ LAYERS = {
     "contract": {
         "strict_json",
         "actions",
+        "calibration",
         "spec",
+        "quality",
         "arguments",
         "tick",
         "noise",

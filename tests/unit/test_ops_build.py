@@ -4,15 +4,36 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from dsa_runtime.ops import build, library
-from dsa_runtime.ops.build import LIBRARY, REPORT, BuildError
+from dsa_runtime.ops.build import LIBRARY, REPORT, BuildError, Unit
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The same compiler makes the same object only once for this file: all of them take seconds. What else a build
+    does is done every time."""
+    folder, compile_anew = tmp_path_factory.mktemp("objects"), build._compile
+    objects: dict[tuple[object, ...], Path] = {}
+
+    def compile_once(compiler: str, unit: Unit, scratch: Path, defines: Sequence[str] = ()) -> Path:
+        wanted = (compiler, unit, *defines)
+        if wanted not in objects:
+            objects[wanted] = compile_anew(compiler, unit, Path(tempfile.mkdtemp(dir=folder)), defines)
+        return Path(shutil.copy(objects[wanted], scratch / f"{unit.name}.o"))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "_compile", compile_once)
+        yield
 
 
 @pytest.fixture
@@ -142,12 +163,15 @@ def test_other_processors_get_the_generic_kernel_only() -> None:
     assert {"attention_avx2", "attention_avx512"} <= {unit.name for unit in build.units("x86_64")}
 
 
-def test_the_command_line(tmp_path: Path) -> None:
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     compiler_or_skip()
-    command = [sys.executable, "-m", "dsa_runtime.ops.build", "--no-cuda", "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0 and LIBRARY in done.stdout
+    arguments = ["--no-cuda", "--out", str(tmp_path)]
+    assert build.main(arguments) == 0 and LIBRARY in capsys.readouterr().out
     failed = subprocess.run(
-        command, env=os.environ | {"CXX": "", "PATH": str(tmp_path)}, capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", "dsa_runtime.ops.build", *arguments],
+        env=os.environ | {"CXX": "", "PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert failed.returncode == 1 and "not built: no C++ compiler" in failed.stderr

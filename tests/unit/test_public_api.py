@@ -10,9 +10,9 @@ import dsa_runtime
 
 PUBLIC = {
     "load_world", "World", "bundled_worlds", "WorldSpec", "Discrete", "MultiBinary", "Box", "Session",
-    "Controller", "Tick", "Recording", "Diagnosis", "Pacer", "DsaError", "WorldError", "ActionError", "BudgetError",
-    "SessionError", "EngineError", "DeadlineError", "CancelledError", "SnapshotError", "RecordingError",
-    "DiagnosisError", "__version__",
+    "Controller", "Quality", "RiskBound", "Tick", "Recording", "Diagnosis", "Pacer", "DsaError", "WorldError",
+    "ActionError", "BudgetError", "QualityError", "SessionError", "EngineError", "DeadlineError", "CancelledError",
+    "SnapshotError", "RecordingError", "DiagnosisError", "__version__",
 }  # fmt: skip
 
 PLAY_WITHOUT_TRAINING_LIBRARIES = """

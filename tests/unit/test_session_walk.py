@@ -207,7 +207,7 @@ CONTROLLERS = [Controller(threshold=0.6), Controller(target_steps=2.4, settle_ti
 
 @pytest.mark.parametrize("controller", CONTROLLERS, ids=["threshold", "target", "paper"])
 def test_no_way_through_a_sessions_life_leaves_a_trace(world: World, controller: Controller) -> None:
-    walk(world, controller, 10)
+    walk(world, controller, 6)
 
 
 @pytest.mark.slow
