@@ -273,6 +273,7 @@ def test_stages_are_read_from_where_they_lie(branched: tuple[Path, dict[str, str
         load_trained(config, folder / "runs", seed=4)
 
 
+@pytest.mark.slow
 def test_a_branch_is_packaged(branched: tuple[Path, dict[str, str], dict[str, str]], tmp_path: Path) -> None:
     folder, _, _ = branched
     arguments = [str(folder / "r.toml"), str(tmp_path / "world"), "--runs", str(folder / "runs"), "--seed", "3"]
