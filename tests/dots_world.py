@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from exporters.evaluation.config import EvaluationConfig, StateColumns
-from exporters.evaluation.state_probe import StateProbe, StateReading
+from exporters.evaluation.state.probe import StateProbe, StateReading
 from exporters.recording.dataset import Dataset, DatasetWriter
 from exporters.recording.environment import Observation, Transition
 from exporters.recording.episode import Episode

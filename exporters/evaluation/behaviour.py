@@ -16,27 +16,26 @@ from typing import Any
 import numpy as np
 
 from dsa_runtime.spec import Box, Discrete
-
-from ..packaging.describe import action_space
-from ..recording.dataset import Dataset
-from ..training.config import TrainConfig
-from .action_probe import load_or_train
-from .cases import held_out_cases
-from .drift import DriftConfig, run_drift
-from .drift_report import draw_drift
-from .drift_state import StateReadout
-from .free_play import FreePlay, SdkPlay, TorchPlay
-from .free_player import free_actions
-from .joint_response import run_joint_response, simulate
-from .policies import ConfidencePolicy
-from .response import run_response
-from .response_config import ResponseConfig
-from .state_cases import state_cases
-from .state_fidelity import StateFidelityConfig, run_state
-from .state_frames import real_frames
-from .state_probe import StateProbe, load_or_train_state
-from .trained import TrainedWorld
-from .trials import TURN_ACTIONS, JointTrials, TurnTrials, joint_ranges
+from exporters.evaluation.allocation.policies import ConfidencePolicy
+from exporters.evaluation.cases import held_out_cases
+from exporters.evaluation.drift.free_play import FreePlay, SdkPlay, TorchPlay
+from exporters.evaluation.drift.free_player import free_actions
+from exporters.evaluation.drift.measure import DriftConfig, run_drift
+from exporters.evaluation.drift.state import StateReadout
+from exporters.evaluation.drift.table import draw_drift
+from exporters.evaluation.response.action_probe import load_or_train
+from exporters.evaluation.response.config import ResponseConfig
+from exporters.evaluation.response.joints import run_joint_response, simulate
+from exporters.evaluation.response.trials import TURN_ACTIONS, JointTrials, TurnTrials, joint_ranges
+from exporters.evaluation.response.turning import run_response
+from exporters.evaluation.state.cases import state_cases
+from exporters.evaluation.state.fidelity import StateFidelityConfig, run_state
+from exporters.evaluation.state.frames import real_frames
+from exporters.evaluation.state.probe import StateProbe, load_or_train_state
+from exporters.evaluation.trained import TrainedWorld
+from exporters.packaging.describe import action_space
+from exporters.recording.dataset import Dataset
+from exporters.training.config import TrainConfig
 
 _CALIBRATION = "validation"  # split whose frames say what a decoded thing looks like
 _READOUT_FRAMES = 1000

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..packaging.describe import action_space
-from ..recording.dataset import Dataset
-from ..recording.episode import DatasetError
-from ..training.data import encode_actions
-from .trained import TrainedWorld
+from exporters.evaluation.trained import TrainedWorld
+from exporters.packaging.describe import action_space
+from exporters.recording.dataset import Dataset
+from exporters.recording.episode import DatasetError
+from exporters.training.data import encode_actions
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ..recording.dataset import DatasetSpec
+from exporters.recording.dataset import DatasetSpec
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..training.pictures import save_grid
-from .cases import Cases
-from .interval import interval, per_case
-from .metrics import PictureDistance, change_quartile, compare, copy_last
-from .playing import TickView, play
-from .trained import TrainedWorld
+from exporters.evaluation.cases import Cases
+from exporters.evaluation.interval import interval, per_case
+from exporters.evaluation.metrics import PictureDistance, change_quartile, compare, copy_last
+from exporters.evaluation.playing import TickView, play
+from exporters.evaluation.trained import TrainedWorld
+from exporters.training.pictures import save_grid
 
 COPY_LAST, CEILING = "copy last", "autoencoder"
 HIGHER_IS_BETTER = {"psnr_db": True, "ssim": True, "lpips": False, "flip": False}

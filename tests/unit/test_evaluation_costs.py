@@ -12,7 +12,7 @@ import onnx
 
 from dsa_runtime.ort import ort
 from dsa_runtime.package import open_package
-from exporters.evaluation.costs import StepCosts, measure_costs, without_head
+from exporters.evaluation.allocation.costs import StepCosts, measure_costs, without_head
 from exporters.packaging.forms import random_inputs
 
 BUNDLED = Path(__file__).parents[2] / "dsa_runtime" / "worlds" / "defend-the-line"

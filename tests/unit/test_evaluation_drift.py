@@ -9,19 +9,19 @@ pytest.importorskip("torch")
 pytest.importorskip("pytorch_msssim")
 pytest.importorskip("matplotlib")
 
-from exporters.evaluation.action_probe import Reading
 from exporters.evaluation.cases import held_out_cases
 from exporters.evaluation.config import EvaluationConfig
-from exporters.evaluation.drift import DriftConfig, run_drift
-from exporters.evaluation.drift_checkpoints import Checkpoints, Moments, difference
-from exporters.evaluation.drift_progress import Progress
-from exporters.evaluation.drift_report import draw_drift, render_drift
-from exporters.evaluation.drift_state import StateReadout
-from exporters.evaluation.drift_statistics import first_run, frame_statistics, real_windows
-from exporters.evaluation.free_play import Free, SdkPlay, TorchPlay
-from exporters.evaluation.free_player import free_actions
+from exporters.evaluation.drift.checkpoints import Checkpoints, Moments, difference
+from exporters.evaluation.drift.free_play import Free, SdkPlay, TorchPlay
+from exporters.evaluation.drift.free_player import free_actions
+from exporters.evaluation.drift.measure import DriftConfig, run_drift
+from exporters.evaluation.drift.progress import Progress
+from exporters.evaluation.drift.state import StateReadout
+from exporters.evaluation.drift.statistics import first_run, frame_statistics, real_windows
+from exporters.evaluation.drift.table import draw_drift, render_drift
 from exporters.evaluation.playing import play
-from exporters.evaluation.trials import TurnTrials
+from exporters.evaluation.response.action_probe import Reading
+from exporters.evaluation.response.trials import TurnTrials
 from exporters.packaging.describe import action_space
 from tests.dots_world import DotsProbe
 from tests.tiny_trained import CUT, DEGREES, NAMES, TURNS, WINDOW, recorded_world, tiny_trained

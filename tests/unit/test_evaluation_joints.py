@@ -11,12 +11,12 @@ pytest.importorskip("pytorch_msssim")
 
 from dsa_runtime.spec import Box
 from exporters.evaluation.config import EvaluationConfig
-from exporters.evaluation.free_player import free_actions, held_actions
-from exporters.evaluation.joint_response import run_joint_response, simulate
-from exporters.evaluation.response import render_response
-from exporters.evaluation.response_config import ResponseConfig
-from exporters.evaluation.state_cases import state_cases
-from exporters.evaluation.trials import JointTrials, joint_ranges
+from exporters.evaluation.drift.free_player import free_actions, held_actions
+from exporters.evaluation.response.config import ResponseConfig
+from exporters.evaluation.response.joints import run_joint_response, simulate
+from exporters.evaluation.response.trials import JointTrials, joint_ranges
+from exporters.evaluation.response.turning import render_response
+from exporters.evaluation.state.cases import state_cases
 from tests.dots_world import (
     COLUMNS,
     EVALUATION,

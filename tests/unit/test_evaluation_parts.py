@@ -12,12 +12,13 @@ pytest.importorskip("flip_evaluator")
 
 import torch
 
-from exporters.evaluation import fidelity, response
-from exporters.evaluation.action_probe import Reading
+from exporters.evaluation import fidelity
 from exporters.evaluation.cases import held_out_cases
 from exporters.evaluation.metrics import psnr
 from exporters.evaluation.playing import play
-from exporters.evaluation.response_config import ResponseConfig
+from exporters.evaluation.response import turning as response
+from exporters.evaluation.response.action_probe import Reading
+from exporters.evaluation.response.config import ResponseConfig
 from exporters.recording.episode import DatasetError
 from tests.tiny_trained import (
     CUT,

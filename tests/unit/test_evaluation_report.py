@@ -14,7 +14,7 @@ pytest.importorskip("dacite")
 import torch
 
 from exporters.evaluation import report
-from exporters.evaluation.allocation_part import training_seeds
+from exporters.evaluation.allocation.part import training_seeds
 from exporters.evaluation.trained import load_trained
 from exporters.training.config import load_config
 from tests.tiny_trained import AUTOENCODER, GENERATOR, LEVELS, calibration, recorded_world, tiny_trained
@@ -93,7 +93,7 @@ def test_a_stage_can_be_looked_at_before_the_run_is_finished(run):
 
 @pytest.mark.slow
 def test_all_parts_and_a_stage_without_calibration(run, tmp_path):
-    from exporters.evaluation.action_probe import ProbeConfig, train_probe
+    from exporters.evaluation.response.action_probe import ProbeConfig, train_probe
     from exporters.recording.dataset import Dataset
 
     probe = tmp_path / "probe.npz"

@@ -13,10 +13,8 @@ import torch
 
 from dsa_runtime.controller import Controller, ControllerState, Outcome
 from dsa_runtime.spec import CalibrationSpec, Curve
-from exporters.evaluation.comparison import CostCurve, judge
-from exporters.evaluation.interval import interval, per_case, pooled_interval, pooled_ratio, share
-from exporters.evaluation.playing import TickView
-from exporters.evaluation.policies import (
+from exporters.evaluation.allocation.comparison import CostCurve, judge
+from exporters.evaluation.allocation.policies import (
     AlternatingPolicy,
     ConfidencePolicy,
     FixedPolicy,
@@ -29,6 +27,8 @@ from exporters.evaluation.policies import (
     stop_smallest,
     table_threshold,
 )
+from exporters.evaluation.interval import interval, per_case, pooled_interval, pooled_ratio, share
+from exporters.evaluation.playing import TickView
 from exporters.model.rollout import Estimate
 from tests.tiny_trained import calibration, tiny_trained
 

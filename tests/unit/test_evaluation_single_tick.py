@@ -7,17 +7,17 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from exporters.evaluation.cases import held_out_cases  # noqa: E402
-from exporters.evaluation.heads import Head, Heads  # noqa: E402
-from exporters.evaluation.scoring import TICK_RMS  # noqa: E402
-from exporters.evaluation.single_tick import (  # noqa: E402
+from exporters.evaluation.allocation.heads import Head, Heads  # noqa: E402
+from exporters.evaluation.allocation.scoring import TICK_RMS  # noqa: E402
+from exporters.evaluation.allocation.single_tick import (  # noqa: E402
     Looks,
     SingleTickConfig,
     judge,
     look,
     spend,
 )
-from exporters.evaluation.single_tick_report import render_single_tick  # noqa: E402
+from exporters.evaluation.allocation.single_tick_table import render_single_tick  # noqa: E402
+from exporters.evaluation.cases import held_out_cases  # noqa: E402
 from tests.tiny_trained import recorded_world, tiny_trained  # noqa: E402
 
 CURVES = [{"logit": [-4.0, 4.0], "value": [0.0, 1.0]}] * 2

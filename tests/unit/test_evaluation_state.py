@@ -10,10 +10,10 @@ pytest.importorskip("torch")
 pytest.importorskip("pytorch_msssim")
 
 from exporters.evaluation.config import EvaluationConfig, StateColumns
-from exporters.evaluation.state_cases import Moving, state_cases
-from exporters.evaluation.state_fidelity import FLOOR, STAYS, StateFidelityConfig, judge, render_state, run_state
-from exporters.evaluation.state_frames import real_frames
-from exporters.evaluation.state_probe import StateProbe, StateProbeConfig, train_state_probe
+from exporters.evaluation.state.cases import Moving, state_cases
+from exporters.evaluation.state.fidelity import FLOOR, STAYS, StateFidelityConfig, judge, render_state, run_state
+from exporters.evaluation.state.frames import real_frames
+from exporters.evaluation.state.probe import StateProbe, StateProbeConfig, train_state_probe
 from exporters.recording.episode import DatasetError
 from tests.dots_world import COLUMNS, EVALUATION, DotsProbe, apart, draw, recorded_dots, scattered_dots
 from tests.tiny_trained import GENERATOR, WINDOW, tiny_trained

@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from exporters.evaluation.action_probe import (
+from exporters.evaluation.response.action_probe import (
     ActionProbe,
     ProbeConfig,
     buttons,
@@ -100,7 +100,7 @@ def test_a_trained_probe_reads_held_out_pairs_and_survives_the_disk(dataset, tmp
 
 
 def test_bad_frames_and_files_are_refused(dataset, tmp_path):
-    from exporters.evaluation.action_probe import _network
+    from exporters.evaluation.response.action_probe import _network
 
     probe = ActionProbe(_network())
     good = np.zeros((2, 64, 64, 3), dtype=np.uint8)

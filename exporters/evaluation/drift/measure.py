@@ -2,8 +2,8 @@
 
 Nothing real exists to compare a free rollout with. So statistics of the picture over windows of ticks are held against
 the same statistics of real recordings: they see a world that fades, saturates, blurs, freezes or flickers. Whether it
-still obeys is asked in forks shortly before checkpoints (`drift_checkpoints.py`), whether its things are still there,
-of a state probe where there is one (`drift_state.py`). A world that is wrong in a way that none of them sees is what
+still obeys is asked in forks shortly before checkpoints (`checkpoints.py`), whether its things are still there,
+of a state probe where there is one (`state.py`). A world that is wrong in a way that none of them sees is what
 the contact sheet is for.
 """
 
@@ -18,14 +18,21 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ..recording.dataset import Dataset
-from ..training.pictures import save_grid
-from .drift_checkpoints import Checkpoints
-from .drift_progress import Progress
-from .drift_state import StateReadout, StateTrack
-from .drift_statistics import STATISTICS, first_run, frame_statistics, leaves_range, real_bounds, window_means
-from .free_play import FreePlay
-from .trials import Trials
+from exporters.evaluation.drift.checkpoints import Checkpoints
+from exporters.evaluation.drift.free_play import FreePlay
+from exporters.evaluation.drift.progress import Progress
+from exporters.evaluation.drift.state import StateReadout, StateTrack
+from exporters.evaluation.drift.statistics import (
+    STATISTICS,
+    first_run,
+    frame_statistics,
+    leaves_range,
+    real_bounds,
+    window_means,
+)
+from exporters.evaluation.response.trials import Trials
+from exporters.recording.dataset import Dataset
+from exporters.training.pictures import save_grid
 
 _KEPT_WINDOWS = 120
 

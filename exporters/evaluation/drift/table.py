@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from .drift_statistics import STATISTICS
+from exporters.evaluation.drift.statistics import STATISTICS
 
 _TARGET_POINTS = 2.0  # the response to actions shall be within this of the first checkpoint's
 

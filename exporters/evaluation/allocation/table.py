@@ -7,9 +7,9 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from .allocation import FIXED, RANDOM, TESTED
-from .comparison import STEPS, TIME, cheapest
-from .scoring import TICK_RMS, title
+from exporters.evaluation.allocation.comparison import STEPS, TIME, cheapest
+from exporters.evaluation.allocation.measure import FIXED, RANDOM, TESTED
+from exporters.evaluation.allocation.scoring import TICK_RMS, title
 
 _DIGITS = {"psnr_real_db": 2, TICK_RMS: 2}
 _SHORT = {

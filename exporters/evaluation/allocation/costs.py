@@ -23,8 +23,7 @@ from dsa_runtime.form import FormChoice, choose_form
 from dsa_runtime.ort import ort
 from dsa_runtime.package import Package, open_package
 from dsa_runtime.spec import WorldSpec
-
-from ..packaging.forms import random_inputs
+from exporters.packaging.forms import random_inputs
 
 _DECISIONS = 100
 _WARM = 5

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..recording.dataset import Dataset
+from exporters.recording.dataset import Dataset
 
 STATISTICS = ("red", "green", "blue", "contrast", "gradient_energy", "change")
 """Per frame, grey levels of 255: channel means; standard deviation over the picture; root mean square difference of

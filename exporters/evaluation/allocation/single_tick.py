@@ -1,6 +1,6 @@
 """Single ticks: what the steps of one frame are worth after a real past, and whether the confidence knows it.
 
-In a closed loop (`allocation.py`) each rule soon lives in a future of its own, and most of its distance to the real
+In a closed loop (`measure.py`) each rule soon lives in a future of its own, and most of its distance to the real
 frame is that of one plausible future to another. After a real past the next real frame is the yardstick itself; every
 rule is read off the same K estimates, and a thousand moments cost as much as fifty rollouts. What it does not show is
 what a frame's error does to the frames after it.
@@ -16,18 +16,18 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..model.autoencoder import pictures_to_uint8
-from ..model.rollout import denoise_frame
-from .allocation import Subject
-from .cases import Cases
-from .heads import AllHeads, Heads, with_head
-from .interval import Interval, pooled_interval, pooled_ratio
-from .metrics import PictureDistance, flip, psnr
-from .playing import warm
-from .policies import best_spend, stop_smallest, table_threshold
-from .ranking import spearman
-from .scoring import TICK_RMS, StateScore, benefit_sign, picture_rms
-from .trained import TrainedWorld
+from exporters.evaluation.allocation.heads import AllHeads, Heads, with_head
+from exporters.evaluation.allocation.measure import Subject
+from exporters.evaluation.allocation.policies import best_spend, stop_smallest, table_threshold
+from exporters.evaluation.allocation.ranking import spearman
+from exporters.evaluation.allocation.scoring import TICK_RMS, StateScore, benefit_sign, picture_rms
+from exporters.evaluation.cases import Cases
+from exporters.evaluation.interval import Interval, pooled_interval, pooled_ratio
+from exporters.evaluation.metrics import PictureDistance, flip, psnr
+from exporters.evaluation.playing import warm
+from exporters.evaluation.trained import TrainedWorld
+from exporters.model.autoencoder import pictures_to_uint8
+from exporters.model.rollout import denoise_frame
 
 BATCH = 60
 """Cases that are denoised together."""

@@ -9,8 +9,17 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .allocation import ALTERNATING, FIRST_FULL, FIXED, MOTION, ORACLE, PAPER, RANDOM, TESTED
-from .scoring import SCORES, TICK_RMS, title
+from exporters.evaluation.allocation.measure import (
+    ALTERNATING,
+    FIRST_FULL,
+    FIXED,
+    MOTION,
+    ORACLE,
+    PAPER,
+    RANDOM,
+    TESTED,
+)
+from exporters.evaluation.allocation.scoring import SCORES, TICK_RMS, title
 
 _STYLES: Mapping[str, dict[str, Any]] = {
     FIXED: {"color": "black", "linestyle": "--", "marker": "s"},

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..training.benefit import pooled
-from .playing import OnlinePolicy, TickView
-from .trained import TrainedWorld
+from exporters.evaluation.playing import OnlinePolicy, TickView
+from exporters.evaluation.trained import TrainedWorld
+from exporters.training.benefit import pooled
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,9 @@ import numpy as np
 import torch
 
 from dsa_runtime.spec import ActionSpace
-
-from .cases import Cases
-from .playing import Player, Policy
-from .trained import TrainedWorld
+from exporters.evaluation.cases import Cases
+from exporters.evaluation.playing import Player, Policy
+from exporters.evaluation.trained import TrainedWorld
 
 if TYPE_CHECKING:
     from dsa_runtime import World

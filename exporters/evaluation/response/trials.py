@@ -11,12 +11,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from dsa_runtime.spec import Box, Discrete
-
-from ..recording.dataset import Dataset
-from .action_probe import ActionProbe
-from .config import EvaluationConfig
-from .state_frames import state_truth, wrapped
-from .state_probe import StateProbe
+from exporters.evaluation.config import EvaluationConfig
+from exporters.evaluation.response.action_probe import ActionProbe
+from exporters.evaluation.state.frames import state_truth, wrapped
+from exporters.evaluation.state.probe import StateProbe
+from exporters.recording.dataset import Dataset
 
 TURN_ACTIONS = {"left": 1, "right": -1, "noop": 0}
 REST = "rest"

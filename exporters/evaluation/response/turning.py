@@ -1,6 +1,6 @@
 """Response to turns and shots: does the world do what it is told? Read from its pictures by the action probe.
 
-Worlds with joints are measured by `joint_response.py`.
+Worlds with joints are measured by `joints.py`.
 
 Two experiments. Under one constant action from real, held-out contexts: does the probe see that turn, and does a held
 trigger bring a muzzle flash? Under the recorded actions: how often the probe reads the recorded turn and the recorded
@@ -18,17 +18,17 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..recording.dataset import Dataset, DatasetSpec
-from .action_probe import ActionProbe, buttons, flash_template, shot_visible
-from .cases import Cases
-from .fidelity import step_name
-from .interval import share
-from .joint_response import KIND as JOINTS
-from .joint_response import render_joint_response
-from .playing import play
-from .response_config import ResponseConfig
-from .trained import TrainedWorld
-from .trials import TURN_ACTIONS, turned
+from exporters.evaluation.cases import Cases
+from exporters.evaluation.fidelity import step_name
+from exporters.evaluation.interval import share
+from exporters.evaluation.playing import play
+from exporters.evaluation.response.action_probe import ActionProbe, buttons, flash_template, shot_visible
+from exporters.evaluation.response.config import ResponseConfig
+from exporters.evaluation.response.joints import KIND as JOINTS
+from exporters.evaluation.response.joints import render_joint_response
+from exporters.evaluation.response.trials import TURN_ACTIONS, turned
+from exporters.evaluation.trained import TrainedWorld
+from exporters.recording.dataset import Dataset, DatasetSpec
 
 FIRE, IDLE = "fire", "noop"
 

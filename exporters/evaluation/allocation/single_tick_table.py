@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .scoring import title
+from exporters.evaluation.allocation.scoring import title
 
 
 def render_single_tick(result: Mapping[str, Any]) -> str:

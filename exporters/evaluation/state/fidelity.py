@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from .fidelity import step_name
-from .playing import play
-from .state_cases import Moving, StateCases
-from .state_probe import StateProbe
-from .trained import TrainedWorld
+from exporters.evaluation.fidelity import step_name
+from exporters.evaluation.playing import play
+from exporters.evaluation.state.cases import Moving, StateCases
+from exporters.evaluation.state.probe import StateProbe
+from exporters.evaluation.trained import TrainedWorld
 
 STAYS, FLOOR, DECODED = "it stays", "real frames", "real frames, decoded"
 """What stands beside the model: nothing moves; the probe on real frames; on what the autoencoder makes of them."""

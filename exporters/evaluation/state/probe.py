@@ -3,7 +3,7 @@
 Trained on real recordings that carry the state, used on generated frames. Its own error on real, held-out frames is
 the floor of everything that is measured with it.
 
-Run `python -m exporters.evaluation.state_probe CONFIG --out FILE` to train, check and keep one.
+Run `python -m exporters.evaluation.state.probe CONFIG --out FILE` to train, check and keep one.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from ..recording.dataset import Dataset
-from ..recording.episode import DatasetError
-from .config import StateColumns
-from .state_frames import Frames, real_frames, wrapped
-from .state_network import Seen, StateNetwork, pasted
+from exporters.evaluation.config import StateColumns
+from exporters.evaluation.state.frames import Frames, real_frames, wrapped
+from exporters.evaluation.state.network import Seen, StateNetwork, pasted
+from exporters.recording.dataset import Dataset
+from exporters.recording.episode import DatasetError
 
 FORMAT = "dsa-state-probe-1"
 # A thing is called missing where the network is less sure of it than in all but this share of pictures that show it.
@@ -254,9 +254,9 @@ def _quantiles(errors: np.ndarray) -> dict[str, float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    from ..training.config import load_config  # it imports this package's config, so not at the top
+    from exporters.training.config import load_config  # it imports this package's config, so not at the top
 
-    parser = argparse.ArgumentParser(prog="python -m exporters.evaluation.state_probe", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m exporters.evaluation.state.probe", description=__doc__)
     parser.add_argument("config", type=Path, help="TOML recipe of the world, with a table `evaluation`")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(arguments)

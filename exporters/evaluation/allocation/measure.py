@@ -24,12 +24,8 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
-from .cases import Cases
-from .fidelity import step_name
-from .heads import Head, Heads, with_head
-from .metrics import PictureDistance
-from .playing import Policy, play, warm
-from .policies import (
+from exporters.evaluation.allocation.heads import Head, Heads, with_head
+from exporters.evaluation.allocation.policies import (
     AlternatingPolicy,
     ConfidencePolicy,
     FixedPolicy,
@@ -39,9 +35,13 @@ from .policies import (
     RandomPolicy,
     table_threshold,
 )
-from .ranking import Witnessed, joined, witness
-from .scoring import Run, Scorer, StateScore
-from .trained import TrainedWorld
+from exporters.evaluation.allocation.ranking import Witnessed, joined, witness
+from exporters.evaluation.allocation.scoring import Run, Scorer, StateScore
+from exporters.evaluation.cases import Cases
+from exporters.evaluation.fidelity import step_name
+from exporters.evaluation.metrics import PictureDistance
+from exporters.evaluation.playing import Policy, play, warm
+from exporters.evaluation.trained import TrainedWorld
 
 TESTED = "confidence"
 FIXED, FIRST_FULL, PAPER = "fixed", "first full", "paper"

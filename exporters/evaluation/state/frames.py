@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..recording.dataset import Dataset
-from ..recording.episode import DatasetError
-from .config import EvaluationConfig, StateColumns
+from exporters.evaluation.config import EvaluationConfig, StateColumns
+from exporters.recording.dataset import Dataset
+from exporters.recording.episode import DatasetError
 
 
 @dataclass(frozen=True)

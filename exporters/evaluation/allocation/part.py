@@ -10,24 +10,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..recording.dataset import Dataset
-from ..training.benefit import collect_benefits
-from ..training.branch import run_folder
-from ..training.calibration import calibrate
-from ..training.config import TrainConfig
-from ..training.data import Clips, encode_clips
-from .allocation import AllocationConfig, Measured, Subject, measure
-from .cases import Cases, held_out_cases
-from .comparison import compare
-from .config import StateColumns
-from .costs import StepCosts
-from .heads import heads_of
-from .metrics import PictureDistance
-from .scoring import StateScore
-from .state_frames import real_frames, state_truth
-from .state_probe import StateProbe, load_or_train_state
-from .trade_off import draw_trade_off
-from .trained import TrainedWorld, load_trained
+from exporters.evaluation.allocation.comparison import compare
+from exporters.evaluation.allocation.costs import StepCosts
+from exporters.evaluation.allocation.heads import heads_of
+from exporters.evaluation.allocation.measure import AllocationConfig, Measured, Subject, measure
+from exporters.evaluation.allocation.scoring import StateScore
+from exporters.evaluation.allocation.trade_off import draw_trade_off
+from exporters.evaluation.cases import Cases, held_out_cases
+from exporters.evaluation.config import StateColumns
+from exporters.evaluation.metrics import PictureDistance
+from exporters.evaluation.state.frames import real_frames, state_truth
+from exporters.evaluation.state.probe import StateProbe, load_or_train_state
+from exporters.evaluation.trained import TrainedWorld, load_trained
+from exporters.recording.dataset import Dataset
+from exporters.training.benefit import collect_benefits
+from exporters.training.branch import run_folder
+from exporters.training.calibration import calibrate
+from exporters.training.config import TrainConfig
+from exporters.training.data import Clips, encode_clips
 
 STATE_ERROR = "state error (m)"
 _LOST_M = 0.2

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from .free_play import FreePlay
-from .interval import share
-from .trials import Trials
+from exporters.evaluation.drift.free_play import FreePlay
+from exporters.evaluation.interval import share
+from exporters.evaluation.response.trials import Trials
 
 _QUANTILE = 1.959964  # of the normal distribution, for 95 %
 

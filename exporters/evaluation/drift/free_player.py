@@ -5,14 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from dsa_runtime.spec import Box
-
-from ..packaging.describe import action_space
-from ..recording.dataset import Dataset
-from ..recording.environment import Observation
-from ..recording.policies import StickyRandomPolicy
-from .action_probe import buttons
-from .config import EvaluationConfig
-from .trials import joint_ranges
+from exporters.evaluation.config import EvaluationConfig
+from exporters.evaluation.response.action_probe import buttons
+from exporters.evaluation.response.trials import joint_ranges
+from exporters.packaging.describe import action_space
+from exporters.recording.dataset import Dataset
+from exporters.recording.environment import Observation
+from exporters.recording.policies import StickyRandomPolicy
 
 _MEAN_HOLD = 9.0
 _REST = 0.25

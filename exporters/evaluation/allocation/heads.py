@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .trained import TrainedWorld
+from exporters.evaluation.trained import TrainedWorld
 
 PAPER = "joint-residual"
 """The head that the paper trains: in the distillation, on the teacher's residual."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .state_probe import StateProbe, StateReading
+from exporters.evaluation.state.probe import StateProbe, StateReading
 
 _BINS = 40
 

@@ -5,7 +5,7 @@ It reads the turn (right, none, left) and its size, and whether the second frame
 comes two steps after the trigger, stays for three pictures and repeats every seven steps while the trigger is held:
 no pair of frames shows the trigger itself, so the response to "fire" is read as the flash it causes.
 
-Run `python -m exporters.evaluation.action_probe DATA --out FILE` to train, check and keep one.
+Run `python -m exporters.evaluation.response.action_probe DATA --out FILE` to train, check and keep one.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from torch import nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from ..recording.dataset import Dataset, DatasetSpec
-from ..recording.episode import DatasetError, Episode
+from exporters.recording.dataset import Dataset, DatasetSpec
+from exporters.recording.episode import DatasetError, Episode
 
 # Pictures from a trigger pull with the weapon ready to the first flash, at 2 tics a step.
 _FLASH_DELAY = 3
@@ -275,7 +275,7 @@ def _loss(network: nn.Module, pairs: Pairs, chosen: np.ndarray, mirror: bool) ->
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m exporters.evaluation.action_probe", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m exporters.evaluation.response.action_probe", description=__doc__)
     parser.add_argument("data", nargs="?", default="data/defend-the-line")
     parser.add_argument("--out", default="runs/action_probe.npz")
     options = parser.parse_args(arguments)

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..model.autoencoder import pictures_to_uint8
-from .cases import Cases
-from .metrics import PictureDistance, flip, psnr
-from .playing import Played
-from .trained import TrainedWorld
+from exporters.evaluation.cases import Cases
+from exporters.evaluation.metrics import PictureDistance, flip, psnr
+from exporters.evaluation.playing import Played
+from exporters.evaluation.trained import TrainedWorld
+from exporters.model.autoencoder import pictures_to_uint8
 
 TICK_RMS = "tick_rms"
 SCORES = {

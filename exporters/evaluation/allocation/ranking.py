@@ -16,16 +16,16 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
-from ..model.autoencoder import pictures_to_uint8
-from ..training.benefit import GREY, OWN, Benefits
-from ..training.calibration import reliability
-from .cases import Cases
-from .heads import AllHeads, Heads, with_head
-from .interval import Interval, resampled
-from .metrics import PictureDistance
-from .playing import Policy, TickView, play
-from .scoring import picture_rms
-from .trained import TrainedWorld
+from exporters.evaluation.allocation.heads import AllHeads, Heads, with_head
+from exporters.evaluation.allocation.scoring import picture_rms
+from exporters.evaluation.cases import Cases
+from exporters.evaluation.interval import Interval, resampled
+from exporters.evaluation.metrics import PictureDistance
+from exporters.evaluation.playing import Policy, TickView, play
+from exporters.evaluation.trained import TrainedWorld
+from exporters.model.autoencoder import pictures_to_uint8
+from exporters.training.benefit import GREY, OWN, Benefits
+from exporters.training.calibration import reliability
 
 
 @dataclass(frozen=True)

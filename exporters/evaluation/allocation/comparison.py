@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from .allocation import (
+from exporters.evaluation.allocation.costs import StepCosts
+from exporters.evaluation.allocation.measure import (
     ALTERNATING,
     CONTROLS,
     FIRST_FULL,
@@ -26,11 +27,10 @@ from .allocation import (
     Measured,
     rule,
 )
-from .costs import StepCosts
-from .fidelity import step_name
-from .interval import pooled_interval, pooled_ratio
-from .ranking import rank_heads
-from .scoring import SCORES, TO_REAL, benefit_sign
+from exporters.evaluation.allocation.ranking import rank_heads
+from exporters.evaluation.allocation.scoring import SCORES, TO_REAL, benefit_sign
+from exporters.evaluation.fidelity import step_name
+from exporters.evaluation.interval import pooled_interval, pooled_ratio
 
 MARGIN = 0.05
 """As good as the full schedule: worse by less than this share of the full schedule's own score, at 95 %."""

@@ -16,19 +16,18 @@ import torch
 from tqdm import tqdm
 
 from dsa_runtime.spec import Box
-
-from ..recording.environment import Environment
-from ..recording.policies import Policy
-from .config import EvaluationConfig
-from .fidelity import step_name
-from .interval import share
-from .playing import play
-from .response_config import ResponseConfig
-from .state_cases import StateCases
-from .state_frames import wrapped
-from .state_probe import StateProbe
-from .trained import TrainedWorld
-from .trials import JointTrials
+from exporters.evaluation.config import EvaluationConfig
+from exporters.evaluation.fidelity import step_name
+from exporters.evaluation.interval import share
+from exporters.evaluation.playing import play
+from exporters.evaluation.response.config import ResponseConfig
+from exporters.evaluation.response.trials import JointTrials
+from exporters.evaluation.state.cases import StateCases
+from exporters.evaluation.state.frames import wrapped
+from exporters.evaluation.state.probe import StateProbe
+from exporters.evaluation.trained import TrainedWorld
+from exporters.recording.environment import Environment
+from exporters.recording.policies import Policy
 
 KIND = "joints"
 _WARM_UP = 24  # frames of free play before a command is held in the simulator

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..packaging.describe import action_space
-from ..recording.dataset import Dataset
-from ..recording.episode import DatasetError, Episode
-from ..training.data import encode_actions
-from .cases import Cases
-from .config import StateColumns
-from .state_frames import state_truth
-from .trained import TrainedWorld
+from exporters.evaluation.cases import Cases
+from exporters.evaluation.config import StateColumns
+from exporters.evaluation.state.frames import state_truth
+from exporters.evaluation.trained import TrainedWorld
+from exporters.packaging.describe import action_space
+from exporters.recording.dataset import Dataset
+from exporters.recording.episode import DatasetError, Episode
+from exporters.training.data import encode_actions
 
 
 @dataclass(frozen=True)

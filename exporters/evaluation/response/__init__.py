@@ -1,0 +1,1 @@
+"""Response: does the world do what it was told?"""
