@@ -18,9 +18,9 @@ from exporters.model.generator import Generator
 from exporters.training.data import Clips
 from exporters.training.distributed import Ranks
 from exporters.training.optimizer import transformer_optimizers
-from exporters.training.sharding import shard, whole
+from exporters.training.sharding import shard
 from exporters.training.stage import Average, Budget, Stage, warm_cool
-from exporters.training.teacher import compile_blocks, context_levels, validation_loss
+from exporters.training.teacher import averaged, compile_blocks, context_levels, validation_loss
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,9 @@ def train_consistency(
         "consistency", folder, config.budget, {"model": student, "optimizers": optimizers, "average": average}
     )
     stage.resume()
+    guide = copy.deepcopy(teacher)  # compiled in the teacher's stead: later stages play it in ways that do not compile
     if config.compiled and not stage.finished:
-        for model in (student, target, teacher):
+        for model in (student, target, guide):
             compile_blocks(model)
     ladder = torch.tensor([*schedule_levels(config.levels, config.level_shift), 0.0], device=device)
     for fraction in stage.steps():
@@ -88,7 +89,7 @@ def train_consistency(
         clean, action = (x.to(device) for x in train.windows(starts, config.clip))
         levels = ranks.draw(lambda s: context_levels(s, config.context_noise), tuple(clean.shape[:2])).to(device)
         target.load_state_dict(average.values)
-        loss = consistency_loss(student, target, teacher, clean, action, levels, ladder)
+        loss = consistency_loss(student, target, guide, clean, action, levels, ladder)
         optimizers.zero_grad()
         loss.backward()
         ranks.average_gradients(student.parameters())
@@ -96,8 +97,7 @@ def train_consistency(
         optimizers.step(warm_cool(fraction, stage.step, 20, cool_from=0.6))
         average.update(student)
         stage.log(20, loss=loss.detach())
-    student.load_state_dict(average.values)
-    student = whole(student, teacher).eval()
-    gate = validation_loss(student, validation, config.clip)
+    finished = averaged(teacher.config, average).to(device)
+    gate = validation_loss(finished, validation, config.clip)
     stage.write(gate=gate)
-    return student, gate
+    return finished, gate

@@ -127,6 +127,23 @@ def test_every_stage_runs_and_a_second_run_changes_nothing(dataset: Path, runs: 
     assert (runs / "squares" / "distillation.pt").stat().st_mtime_ns == before
 
 
+def test_no_stage_hands_on_what_it_has_compiled(dataset: Path, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Later stages play the models in forms that the compiler was not asked for, and that it may not manage."""
+    compiled: list[torch.nn.Module] = []
+    for stage in ("teacher", "consistency"):
+        monkeypatch.setattr(f"exporters.training.{stage}.compile_blocks", compiled.append)
+    config = toy(dataset)
+    config = replace(
+        config,
+        teacher=replace(config.teacher, compiled=True, budget=Budget(steps=2)),
+        consistency=replace(config.consistency, compiled=True, budget=Budget(steps=2)),
+    )
+    result = run_training(config, runs, CPU, until="distillation")
+    assert len(compiled) == 4
+    for model in (result.teacher, result.student, result.generator):
+        assert all(model is not other for other in compiled)
+
+
 def test_the_teacher_learns_what_the_action_does(dataset: Path, runs: Path) -> None:
     config = replace(toy(dataset), teacher=TeacherTraining(MODEL, Budget(steps=400), batch=8, clip=6, compiled=False))
     gate = run_training(config, runs, CPU, until="teacher").gates["teacher"]
