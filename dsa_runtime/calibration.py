@@ -46,6 +46,10 @@ class OperatingPoint:
     mean_steps: float
 
 
+RISK_ERROR = 0.05
+"""The largest chance, for each bound, that its test let a promise pass that does not hold."""
+
+
 @dataclass(frozen=True)
 class CheckedRisk:
     """How a risk bound did on recordings that had no part in choosing it: the third split."""
@@ -53,9 +57,11 @@ class CheckedRisk:
     violation: float
     """Share of frames that lay further than the bound's delta from the full schedule's."""
     interval: tuple[float, float]
-    """95 % confidence interval of that share."""
+    """95 % confidence interval of that share, over windows of the recordings that were played."""
     rollouts: int
     """Played for this; 0 for the full schedule, which needs no check."""
+    recordings: int
+    """That they were drawn from."""
     mean_steps: float
 
     def __post_init__(self) -> None:
@@ -63,6 +69,7 @@ class CheckedRisk:
         _check(0 <= self.violation <= 1, "violation", f"must lie in [0, 1], got {self.violation}")
         _check(0 <= low <= self.violation <= high <= 1, "interval", "must hold the violation and lie in [0, 1]")
         _check(self.rollouts >= 0, "rollouts", f"must not be negative, got {self.rollouts}")
+        _check(self.recordings >= 0, "recordings", f"must not be negative, got {self.recordings}")
         _check(1 <= self.mean_steps < math.inf, "mean_steps", f"must be at least 1, got {self.mean_steps}")
 
 
@@ -72,7 +79,8 @@ class RiskBound:
     what the full schedule would have drawn in their place.
 
     Learn-then-test (Angelopoulos et al. 2021) on held-out rollouts that were played under the threshold; the chance
-    that the promise does not hold for such rollouts is at most 5 %.
+    that the promise does not hold for rollouts from the same recordings is at most `RISK_ERROR`. How far it carries
+    over to other recordings is what `checked` shows.
     """
 
     alpha: float
@@ -85,6 +93,8 @@ class RiskBound:
     """Share of frames that lay further than delta in the test itself."""
     rollouts: int
     """Played for the test; 0 for the full schedule, which needs none."""
+    recordings: int
+    """That they were drawn from."""
     p_value: float
     """Of 'the violation exceeds alpha'."""
     checked: CheckedRisk
@@ -96,7 +106,8 @@ class RiskBound:
         _check(1 <= self.mean_steps < math.inf, "mean_steps", f"must be at least 1, got {self.mean_steps}")
         _check(0 <= self.violation <= self.alpha, "violation", f"must lie in [0, alpha], got {self.violation}")
         _check(self.rollouts >= 0, "rollouts", f"must not be negative, got {self.rollouts}")
-        _check(0 <= self.p_value <= 1, "p_value", f"must lie in [0, 1], got {self.p_value}")
+        _check(self.recordings >= 0, "recordings", f"must not be negative, got {self.recordings}")
+        _check(0 <= self.p_value <= RISK_ERROR, "p_value", f"must lie in [0, {RISK_ERROR}], got {self.p_value}")
 
 
 @dataclass(frozen=True)

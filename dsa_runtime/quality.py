@@ -23,7 +23,8 @@ class Quality:
 
     - a tick that its budget cuts short: `tick.stopped_by` is `budget` or `deadline`, and its confidence lies below its
       threshold. Such a frame counts as one of the alpha. So does one that `max_steps` cuts short (`ceiling`);
-    - a threshold, policy or soft target that is set by hand, on the session or with `step(steps=...)`;
+    - a threshold, policy or soft target that is set by hand, on the session or with `step(steps=...)`, and one that
+      came with a snapshot: a restored session keeps the threshold under which it was made;
     - situations that are unlike the recordings: other start contexts than the package's, actions that nobody played,
       or rollouts that have drifted far. The bound was tested on short rollouts from recorded starts under recorded
       actions. `RiskBound.checked` says how it did on recordings that had no part in choosing it.

@@ -21,7 +21,7 @@ from exporters.model.generator import Generator
 from exporters.training.benefit import OWN, Benefits, collect_benefits
 from exporters.training.confidence import rank_metrics
 from exporters.training.data import Clips
-from exporters.training.risk import TEST, Played, RiskTraining, Rollouts, play, risk_bounds, rollouts_key
+from exporters.training.risk import CHECK, TEST, Played, RiskTraining, Rollouts, play, risk_bounds, rollouts_key
 from exporters.training.stage import Budget, Stage
 
 
@@ -146,6 +146,7 @@ def run_calibration(
     rollouts = Rollouts(played, key, lambda: stage.save())
     stage = Stage("calibration", folder, Budget(steps=1), {"rollouts": rollouts})
     stage.resume()
-    table["bounds"] = gate["bounds"] = risk_bounds(config.risk, table, len(levels), rollouts.get)
+    recordings = {TEST: len(later.lengths), CHECK: len(test.lengths)}
+    table["bounds"] = gate["bounds"] = risk_bounds(config.risk, table, len(levels), rollouts.get, recordings)
     stage.write(gate=gate)
     return tables, gate

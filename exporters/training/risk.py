@@ -8,7 +8,7 @@ that took all steps breaks nothing.
 
 Candidates are tested from the most careful one on, and testing stops at the first that fails. Such a fixed sequence
 needs no correction for the number of candidates: for each (alpha, delta) the chance that the chosen threshold breaks
-its promise is at most `error`. Before all of them stands the full schedule, which is right by definition.
+its promise is at most `RISK_ERROR`. Before all of them stands the full schedule, which is right by definition.
 
 What it is a promise about: windows drawn at random from the recordings that were played, followed by their recorded
 actions. How far it carries over to other recordings is then measured on a third split.
@@ -30,6 +30,7 @@ from scipy.stats import binom
 from torch import Tensor
 from tqdm import tqdm
 
+from dsa_runtime.calibration import RISK_ERROR
 from exporters.model.autoencoder import Autoencoder
 from exporters.model.flow import add_noise
 from exporters.model.generator import Generator
@@ -42,15 +43,13 @@ from exporters.training.data import Clips
 class RiskTraining:
     """Settings of the risk bounds.
 
-    Power: to prove alpha at all takes ln(error) / ln(1 - alpha) rollouts without a single violation, 299 for 1 % at
-    error .05. 384 rollouts leave room for 1 violating frame among their 3,072; twice as many for 16 among 6,144.
+    Power: to prove alpha at all takes ln(RISK_ERROR) / ln(1 - alpha) rollouts without a single violation, 299 for
+    1 %. 384 rollouts leave room for 1 violating frame among their 3,072; twice as many for 16 among 6,144.
     """
 
     alphas: tuple[float, ...] = (0.01, 0.05, 0.1)
     deltas: tuple[float, ...] = (1.0, 2.0)
     """In units of the calibration's delta."""
-    error: float = 0.05
-    """Chance, for each alpha and delta, that the promise does not hold."""
     rollouts: int = 384
     """Played per threshold, and again on the third split for those that are chosen."""
     frames: int = 8
@@ -59,10 +58,13 @@ class RiskTraining:
     """Thresholds between the full schedule and a single step."""
 
     def __post_init__(self) -> None:
-        if not all(0 < alpha < 1 for alpha in (*self.alphas, self.error)):
-            raise ValueError(f"calibration.risk: alphas and error must lie in (0, 1), got {self.alphas}, {self.error}")
+        if not all(0 < alpha < 1 for alpha in self.alphas):
+            raise ValueError(f"calibration.risk.alphas: must lie in (0, 1), got {self.alphas}")
         if not self.deltas or min(self.deltas) <= 0:
             raise ValueError(f"calibration.risk.deltas: must be positive, got {self.deltas}")
+        for name in ("alphas", "deltas"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise ValueError(f"calibration.risk.{name}: each may stand there once, got {getattr(self, name)}")
         for name in ("rollouts", "frames", "batch", "candidates"):
             if getattr(self, name) < 1:
                 raise ValueError(f"calibration.risk.{name}: must be at least 1, got {getattr(self, name)}")
@@ -77,7 +79,7 @@ def hoeffding_bentkus(mean: float, count: int, alpha: float) -> float:
     return min(hoeffding, bentkus, 1.0)
 
 
-def confidence_interval(losses: np.ndarray, error: float = 0.05) -> tuple[float, float]:
+def confidence_interval(losses: np.ndarray, error: float = RISK_ERROR) -> tuple[float, float]:
     """Of the expected loss, from float64[n] in [0, 1]; valid at any n, by inverting the test on both sides."""
 
     def upper(mean: float) -> float:
@@ -227,11 +229,15 @@ TEST, CHECK = "test", "check"
 
 
 def risk_bounds(
-    config: RiskTraining, table: Mapping[str, Any], steps: int, get: Callable[[str, float], Played]
+    config: RiskTraining,
+    table: Mapping[str, Any],
+    steps: int,
+    get: Callable[[str, float], Played],
+    recordings: Mapping[str, int],
 ) -> list[dict[str, Any]]:
     """The WorldSpec's `bounds`, one per alpha and delta; threshold 1 is the full schedule of `steps` steps.
 
-    `get(split, threshold)` plays, or remembers; `table`: the calibration without bounds.
+    `get(split, threshold)` plays, or remembers; `table`: the calibration without bounds; `recordings`: of each split.
     """
     thresholds = candidate_thresholds(table["thresholds"], steps, config.candidates)
 
@@ -242,13 +248,19 @@ def risk_bounds(
     for factor in config.deltas:
         delta = factor * table["delta"]
         for alpha in sorted(config.alphas):
-            passed = learn_then_test(partial(losses, delta), len(thresholds), alpha, config.error)
+            passed = learn_then_test(partial(losses, delta), len(thresholds), alpha, RISK_ERROR)
             row = {"alpha": alpha, "delta": delta}
-            rows.append(row | (_bound(get, thresholds[passed - 1], alpha, delta) if passed else _full_schedule(steps)))
+            if passed:
+                row |= _bound(get, thresholds[passed - 1], alpha, delta, recordings)
+            else:
+                row |= _full_schedule(steps)
+            rows.append(row)
     return rows
 
 
-def _bound(get: Callable[[str, float], Played], threshold: float, alpha: float, delta: float) -> dict[str, Any]:
+def _bound(
+    get: Callable[[str, float], Played], threshold: float, alpha: float, delta: float, recordings: Mapping[str, int]
+) -> dict[str, Any]:
     tested, checked = get(TEST, threshold), get(CHECK, threshold)
     losses, again = tested.losses(delta), checked.losses(delta)
     return {
@@ -256,11 +268,13 @@ def _bound(get: Callable[[str, float], Played], threshold: float, alpha: float, 
         "mean_steps": tested.mean_steps,
         "violation": float(losses.mean()),
         "rollouts": len(losses),
+        "recordings": recordings[TEST],
         "p_value": hoeffding_bentkus(float(losses.mean()), len(losses), alpha),
         "checked": {
             "violation": float(again.mean()),
             "interval": list(confidence_interval(again)),
             "rollouts": len(again),
+            "recordings": recordings[CHECK],
             "mean_steps": checked.mean_steps,
         },
     }
@@ -268,8 +282,8 @@ def _bound(get: Callable[[str, float], Played], threshold: float, alpha: float, 
 
 def _full_schedule(steps: int) -> dict[str, Any]:
     """Nothing cheaper passes. Nothing had to be played: the full schedule is what frames are compared with."""
-    checked = {"violation": 0.0, "interval": [0.0, 0.0], "rollouts": 0, "mean_steps": float(steps)}
+    checked = {"violation": 0.0, "interval": [0.0, 0.0], "rollouts": 0, "recordings": 0, "mean_steps": float(steps)}
     return {
-        "threshold": 1.0, "mean_steps": float(steps), "violation": 0.0, "rollouts": 0, "p_value": 0.0,
-        "checked": checked,
+        "threshold": 1.0, "mean_steps": float(steps), "violation": 0.0, "rollouts": 0, "recordings": 0,
+        "p_value": 0.0, "checked": checked,
     }  # fmt: skip

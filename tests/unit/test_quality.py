@@ -24,8 +24,10 @@ NO_LIMIT = math.inf
 def bound(alpha: float, threshold: float, mean_steps: float, delta: float = DELTA) -> dict[str, Any]:
     return {
         "alpha": alpha, "delta": delta, "threshold": threshold, "mean_steps": mean_steps, "violation": alpha / 2,
-        "rollouts": 384, "p_value": 0.01,
-        "checked": {"violation": alpha / 2, "interval": [0.0, alpha], "rollouts": 384, "mean_steps": mean_steps},
+        "rollouts": 384, "recordings": 2, "p_value": 0.01,
+        "checked": {
+            "violation": alpha / 2, "interval": [0.0, alpha], "rollouts": 384, "recordings": 4, "mean_steps": mean_steps
+        },
     }  # fmt: skip
 
 
@@ -152,7 +154,7 @@ def test_a_tick_that_its_budget_cut_short_says_so(package: Path) -> None:
 def test_the_spec_keeps_bounds(spec: WorldSpec) -> None:
     assert WorldSpec.from_json(spec.to_json()) == spec
     first = spec.calibration.bounds[0]
-    assert first == RiskBound(0.01, DELTA, 1.0, 4.0, 0.005, 384, 0.01, CheckedRisk(0.005, (0.0, 0.01), 384, 4.0))
+    assert first == RiskBound(0.01, DELTA, 1.0, 4.0, 0.005, 384, 2, 0.01, CheckedRisk(0.005, (0.0, 0.01), 384, 4, 4.0))
 
 
 def test_a_world_of_before_bounds_still_loads(package: Path, spec: WorldSpec) -> None:
@@ -189,6 +191,9 @@ def put(*path: Any, value: Any) -> Callable[[dict[str, Any]], None]:
         (put("bounds", 1, "mean_steps", value=0.5), "bounds[1].mean_steps:"),
         (put("bounds", 1, "violation", value=0.06), "bounds[1].violation:"),  # it broke its own test
         (put("bounds", 1, "p_value", value=-1), "bounds[1].p_value:"),
+        (put("bounds", 1, "p_value", value=0.06), "bounds[1].p_value: must lie in [0, 0.05]"),  # it never passed
+        (put("bounds", 1, "recordings", value=-1), "bounds[1].recordings:"),
+        (put("bounds", 1, "checked", "recordings", value=-1), "bounds[1].checked.recordings:"),
         (put("bounds", 1, "rollouts", value=1.5), "bounds[1].rollouts: expected an integer"),
         (put("bounds", 1, "surprise", value=1), "bounds[1].surprise: unknown"),
         (put("bounds", 1, "checked", "violation", value=2), "bounds[1].checked.violation:"),

@@ -12,6 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("scipy")
 
+from dsa_runtime.calibration import RISK_ERROR  # noqa: E402
 from exporters.model.rollout import denoise_frame, warm_context  # noqa: E402
 from exporters.training.benefit import pooled, seeded  # noqa: E402
 from exporters.training.risk import (  # noqa: E402
@@ -30,7 +31,7 @@ from exporters.training.risk import (  # noqa: E402
 )
 from tests.tiny_trained import GENERATOR, LEVELS, WINDOW, calibration, tiny_clips, tiny_trained  # noqa: E402
 
-ERROR = 0.05
+ERROR = RISK_ERROR
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,7 @@ def test_bounds_choose_the_cheapest_that_passes_and_report_the_third_split() -> 
         violations, steps = truth[threshold]
         return played(violations / (1 if split == TEST else 2), steps)
 
-    rows = risk_bounds(RiskTraining(candidates=4), table, 4, get)
+    rows = risk_bounds(RiskTraining(candidates=4), table, 4, get, {TEST: 8, CHECK: 16})
     chosen = {(row["alpha"], row["delta"]): row["threshold"] for row in rows}
     assert chosen == {
         (0.01, 1.0): 0.75, (0.05, 1.0): 0.5, (0.1, 1.0): 0.5, (0.01, 2.0): 0.0, (0.05, 2.0): 0.0, (0.1, 2.0): 0.0
@@ -131,6 +132,7 @@ def test_bounds_choose_the_cheapest_that_passes_and_report_the_third_split() -> 
     row = rows[1]
     assert (row["violation"], row["mean_steps"], row["rollouts"]) == (0.02, 2.0, 400)
     assert row["p_value"] == hoeffding_bentkus(0.02, 400, 0.05)
+    assert (row["recordings"], row["checked"]["recordings"]) == (8, 16)
     assert row["checked"]["violation"] == 0.01 and row["checked"]["interval"] == list(
         confidence_interval(played(0.01, 2).losses(1.0))
     )
@@ -138,7 +140,7 @@ def test_bounds_choose_the_cheapest_that_passes_and_report_the_third_split() -> 
 
 def test_where_nothing_passes_there_is_the_full_schedule() -> None:
     table = {"delta": 1.0, "thresholds": [{"threshold": 0.5, "mean_steps": 2.0}]}
-    (row,) = risk_bounds(RiskTraining(alphas=(0.1,), deltas=(1.0,)), table, 4, lambda *_: played(0.2, 2))
+    (row,) = risk_bounds(RiskTraining(alphas=(0.1,), deltas=(1.0,)), table, 4, lambda *_: played(0.2, 2), {})
     assert (row["threshold"], row["mean_steps"], row["violation"], row["rollouts"]) == (1.0, 4.0, 0.0, 0)
 
 
@@ -226,7 +228,16 @@ def test_the_key_changes_with_the_weights_the_table_the_settings_and_the_seed() 
 
 
 @pytest.mark.parametrize(
-    "bad", [{"alphas": (0.0,)}, {"error": 1.0}, {"deltas": ()}, {"deltas": (-1.0,)}, {"rollouts": 0}, {"candidates": 0}]
+    "bad",
+    [
+        {"alphas": (0.0,)},
+        {"alphas": (0.05, 0.05)},
+        {"deltas": (1.0, 1.0)},
+        {"deltas": ()},
+        {"deltas": (-1.0,)},
+        {"rollouts": 0},
+        {"candidates": 0},
+    ],
 )
 def test_bad_settings_name_their_field(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"calibration\.risk"):
