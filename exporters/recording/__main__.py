@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             out = options.out or str(dataset.folder / f"{options.split}.png")
             write_contact_sheet(dataset, out, split=options.split)
             print(out)
-    except (DatasetError, ValueError) as error:
+    except (DatasetError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -63,12 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _chosen(config: RecordConfig, options: argparse.Namespace) -> RecordConfig:
     """The recipe's settings with the command line's in their place."""
-    frames = {split: getattr(options, split, None) or count for split, count in config.frames.items()}
+    asked = {split: getattr(options, split, None) for split in config.frames}
+    frames = {split: count if asked[split] is None else asked[split] for split, count in config.frames.items()}
     return replace(
         config,
         frames=frames,
-        steps_per_episode=options.episode or config.steps_per_episode,
-        workers=options.workers or config.workers,
+        steps_per_episode=config.steps_per_episode if options.episode is None else options.episode,
+        workers=config.workers if options.workers is None else options.workers,
         compress=options.compress or config.compress,
     )
 

@@ -7,6 +7,7 @@ decides, rather than averages, draws a block. Scene, players and pictures are th
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -51,8 +52,8 @@ class ArmConfig:
     def __post_init__(self) -> None:
         if not (16 <= self.height <= 256 and 16 <= self.width <= 256):
             raise ValueError(f"frame size {self.height}x{self.width} must lie between 16x16 and 256x256")
-        if not 1.0 <= self.fps <= 60.0:
-            raise ValueError(f"fps must lie in 1..60, got {self.fps}")
+        if not 5.0 <= self.fps <= 60.0:
+            raise ValueError(f"fps must lie in 5..60, got {self.fps}")
         if min(self.shoulder_rad_s, self.elbow_rad_s) <= 0 or self.supersampling < 1:
             raise ValueError("shoulder_rad_s and elbow_rad_s must be positive, supersampling at least 1")
 
@@ -89,7 +90,7 @@ class MujocoArm:
         self._mujoco = mujoco
         self._model = mujoco.MjModel.from_xml_string(_scene(config))
         self._data = mujoco.MjData(self._model)
-        self._substeps = round(1.0 / (config.fps * self._model.opt.timestep))
+        self._substeps = _substeps(config)
         self._tip = self._model.site("tip").id
         scale = config.supersampling
         self._renderer = mujoco.Renderer(self._model, config.height * scale, config.width * scale)
@@ -98,7 +99,8 @@ class MujocoArm:
 
     def reset(self, seed: int) -> Observation:
         """A new arrangement; everything that follows is a function of `seed` and the actions."""
-        self._rng = np.random.default_rng(seed)
+        # A stream of its own: players are seeded with the same number (`record.play`).
+        self._rng = np.random.default_rng([seed, 1])
         self._mujoco.mj_resetData(self._model, self._data)
         self._data.qpos[0] = self._rng.uniform(-0.9, 0.9)
         self._data.qpos[1] = self._rng.uniform(-1.8, 1.8)
@@ -114,6 +116,7 @@ class MujocoArm:
         self._data.ctrl[:] = action
         for _ in range(self._substeps):
             self._mujoco.mj_step(self._model, self._data)
+        self._mujoco.mj_forward(self._model, self._data)  # a step ends with joints moved and everything else behind
         dropped = False
         for index in range(len(BLOCKS)):
             if not _on_table(self._block(index)[:2]):
@@ -187,6 +190,11 @@ def _distance(point: np.ndarray, start: np.ndarray, end: np.ndarray) -> float:
     return float(np.linalg.norm(point - start - along * (end - start)))
 
 
+def _substeps(config: ArmConfig) -> int:
+    """Physics steps per picture: none longer than 1/180 s."""
+    return math.ceil(180.0 / config.fps)
+
+
 def _scene(config: ArmConfig) -> str:
     blocks = "".join(
         f"""
@@ -202,7 +210,7 @@ def _scene(config: ArmConfig) -> str:
     return f"""
 <mujoco model="push-blocks">
   <compiler angle="radian"/>
-  <option timestep="{1.0 / (config.fps * 12):.9f}" gravity="0 0 0" integrator="implicitfast"/>
+  <option timestep="{1.0 / (config.fps * _substeps(config)):.9f}" gravity="0 0 0" integrator="implicitfast"/>
   <visual>
     <global offwidth="{config.width * config.supersampling}" offheight="{config.height * config.supersampling}"/>
     <quality shadowsize="512" offsamples="0"/>

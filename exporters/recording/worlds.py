@@ -12,8 +12,8 @@ import numpy as np
 from .arm_policies import arm_policy
 from .environment import Environment
 from .episode import DatasetError, Episode
+from .mujoco_arm import FORE_M, UPPER_M, ArmConfig, MujocoArm
 from .mujoco_arm import LICENCE as ARM_LICENCE
-from .mujoco_arm import ArmConfig, MujocoArm
 from .policies import MixedPolicy, default_policy
 from .vizdoom_world import LICENCE as VIZDOOM_LICENCE
 from .vizdoom_world import VizdoomConfig, VizdoomWorld
@@ -40,9 +40,16 @@ def _enough_ammunition(environment: Environment, episode: Episode, where: str) -
 
 def _steady(environment: Environment, episode: Episode, where: str) -> None:
     assert episode.state is not None
-    tip = episode.state[:, environment.state_names.index("tip_x_m")]
-    if np.abs(np.diff(tip)).max() > 0.2:
-        raise DatasetError(f"{where}: the arm jumped by more than 20 cm between two pictures; the physics diverged")
+    first = environment.state_names.index("tip_x_m")
+    speed = (
+        np.linalg.norm(np.diff(episode.state[:, first : first + 2], axis=0), axis=1).max() * environment.frame["fps"]
+    )
+    high = environment.action_space["high"]
+    fastest = (UPPER_M + FORE_M) * high[0] + FORE_M * high[1]
+    if speed > 2.0 * fastest:
+        raise DatasetError(
+            f"{where}: the tip moved at {speed:.1f} m/s, commanded {fastest:.1f} at most: physics diverged"
+        )
 
 
 KINDS: Mapping[str, WorldKind] = {
