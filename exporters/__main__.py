@@ -17,7 +17,12 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--device", default=None, help="torch device (default: cuda if there is one, else cpu)")
     train.add_argument("--until", default=None, help="last stage to run (default: all)")
     train.add_argument(
-        "--start", type=Path, default=None, metavar="WORLD", help="begin a run with the models of this world package"
+        "--from",
+        dest="start",
+        type=Path,
+        default=None,
+        metavar="WORLD",
+        help="begin a run with the models of this world package",
     )
     train.add_argument("--package", type=Path, default=None, help="folder to write the finished world package to")
     train.add_argument(
@@ -55,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         return int(getattr(commands, options.command)(options))
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print(f"exporters {options.command}: {error}", file=sys.stderr)
         return 2
 

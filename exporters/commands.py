@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
 from dsa_runtime.package import open_package
 from dsa_runtime.spec import SPEC_FILE, ScheduleSpec
 from exporters.packaging.clips import pick_clips
@@ -28,6 +30,9 @@ def train(options: argparse.Namespace) -> int:
     """Run the recipe; with --package, write the world as well."""
     config = load_config(options.config)
     until = options.until or STAGES[-1]
+    if options.package is not None and until != STAGES[-1]:
+        raise ValueError(f"package: after --until {until} there is nothing to package yet; leave one of the two out")
+    check_device(options.device)
     with Ranks.join(options.device, options.shard) as ranks:
         start = None
         if options.start is not None and ranks.first:
@@ -37,6 +42,22 @@ def train(options: argparse.Namespace) -> int:
         if options.package is not None and ranks.first:
             write(config, load_result(config, options.runs, options.seed), options.package)
     return 0
+
+
+def check_device(name: str | None) -> None:
+    """Raise ValueError if torch has no such device here."""
+    if name is None:
+        return
+    try:
+        device = torch.device(name)
+        if device.type != "cuda":  # which would take memory on the first GPU
+            torch.empty(0, device=device)
+        elif not torch.cuda.is_available():
+            raise RuntimeError("torch finds no CUDA GPU")
+        elif (device.index or 0) >= torch.cuda.device_count():
+            raise RuntimeError(f"torch finds {torch.cuda.device_count()} CUDA GPUs")
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise ValueError(f"device: {name!r} cannot be used here ({str(error).splitlines()[0]})") from None
 
 
 def read_start(folder: Path, config: TrainConfig) -> Start:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from exporters.evaluation.interval import neighbours
 from exporters.evaluation.trained import TrainedWorld
 from exporters.packaging.describe import action_space
 from exporters.recording.dataset import Dataset
@@ -30,6 +31,8 @@ class Cases:
     actions: Tensor
     state: np.ndarray | None = None
     """float32[B, W + N, S]: the simulator's state at each frame; None for recordings without it."""
+    recording: np.ndarray | None = None
+    """int64[B]: index of the recording of each case, those of one in order of time; None: nothing is known of it."""
 
     @property
     def window(self) -> int:
@@ -43,6 +46,11 @@ class Cases:
     def future(self) -> np.ndarray:
         """uint8[B, N, H, W', 3]: the real frames after the context; `future[:, h - 1]` is horizon h."""
         return self.frames[:, self.window :]
+
+    @property
+    def units(self) -> np.ndarray:
+        """int64[B]: the cluster of each case, for intervals; without recordings each is its own."""
+        return np.arange(len(self)) if self.recording is None else neighbours(self.recording)
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -69,20 +77,22 @@ def held_out_cases(
     rng = np.random.default_rng(seed)
     length, space = trained.window + horizon, action_space(dataset.spec)
     recordings = len(dataset.paths(split))
-    frames, actions, states = [], [], []
+    frames, actions, states, origin = [], [], [], []
     for index, episode in enumerate(dataset.episodes(split)):
         share = count * (index + 1) // recordings - count * index // recordings
         encoded = encode_actions(episode.actions, space)
         for start in _spread(episode.window_starts(length), share, horizon, rng):
             frames.append(episode.frames[start : start + length])
             actions.append(encoded[start : start + length])
+            origin.append(index)
             if episode.state is not None:
                 states.append(episode.state[start : start + length])
     if not frames:
         raise DatasetError(f"{dataset.folder}: split {split!r} has no stretch of {length} frames without a cut")
     stacked = np.stack(frames)
     state = np.stack(states) if len(states) == len(frames) else None
-    return Cases(stacked, trained.encode(stacked[:, : trained.window]), torch.stack(actions), state)
+    latents = trained.encode(stacked[:, : trained.window])
+    return Cases(stacked, latents, torch.stack(actions), state, np.asarray(origin, dtype=np.int64))
 
 
 def _spread(starts: np.ndarray, count: int, apart: int, rng: np.random.Generator) -> list[int]:

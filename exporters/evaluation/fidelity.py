@@ -75,7 +75,7 @@ def run_fidelity(
                 films[step_name(steps)] = trained.decode(latents[_hardest(cases, 3)])
     if picture is not None:
         _save_films(picture, cases, films)
-    return summarise(_stack(systems), _stack(alone), masks(cases, config.horizons), config, len(cases))
+    return summarise(_stack(systems), _stack(alone), masks(cases, config.horizons), config, cases.units)
 
 
 class _Estimates:
@@ -118,12 +118,12 @@ def summarise(
     alone: Mapping[str, Mapping[str, np.ndarray]],
     split_masks: Mapping[str, np.ndarray],
     config: FidelityConfig,
-    cases: int,
+    units: np.ndarray,
 ) -> dict[str, Any]:
     """From float64[B, seeds, horizons] per system and metric to means and paired comparisons.
 
     `values`: whole rollouts of fixed steps, and what stands beside them. `alone`: the frame at the horizon with so many
-    steps, after a rollout of full schedules.
+    steps, after a rollout of full schedules. units: int64[B], `Cases.units`.
     """
     metrics = list(values[COPY_LAST])
     rollouts = {system: values[system] for system in values if system not in (COPY_LAST, CEILING)}
@@ -133,26 +133,29 @@ def summarise(
         where = {"frames": split, "horizon": horizon}
         keep = split_masks[split][:, column]
         for system in values:
-            cells = {metric: interval(values[system][metric][keep][:, :, column]) for metric in metrics}
+            cells = {metric: interval(values[system][metric][keep][:, :, column], units[keep]) for metric in metrics}
             means.append({**where, "system": system, **{metric: asdict(cell) for metric, cell in cells.items()}})
         for metric in metrics:
             copied = per_case(values[COPY_LAST][metric][keep][:, :, column])
-            change = interval(per_case(full[metric][keep][:, :, column]) - copied)
+            change = interval(per_case(full[metric][keep][:, :, column]) - copied, units[keep])
             against_copy.append({**where, "metric": metric, **asdict(change), "verdict": verdict(metric, change.sign)})
     return {
         "config": asdict(config),
-        "cases": cases,
+        "cases": len(units),
         "systems": list(values),
         "metrics": metrics,
         "means": means,
-        "added_steps": compare_steps(rollouts, split_masks, config),
-        "added_steps_alone": compare_steps(alone, split_masks, config),
+        "added_steps": compare_steps(rollouts, split_masks, config, units),
+        "added_steps_alone": compare_steps(alone, split_masks, config, units),
         "against_copy_last": against_copy,
     }
 
 
 def compare_steps(
-    systems: Mapping[str, Mapping[str, np.ndarray]], split_masks: Mapping[str, np.ndarray], config: FidelityConfig
+    systems: Mapping[str, Mapping[str, np.ndarray]],
+    split_masks: Mapping[str, np.ndarray],
+    config: FidelityConfig,
+    units: np.ndarray,
 ) -> list[dict[str, Any]]:
     """What each added step changes, paired by case and seed; systems in order of their steps."""
     rows = []
@@ -160,7 +163,7 @@ def compare_steps(
         keep = split_masks[split][:, column]
         for before, after in itertools.pairwise(systems):
             for metric in systems[before]:
-                change = interval((systems[after][metric] - systems[before][metric])[keep][:, :, column])
+                change = interval((systems[after][metric] - systems[before][metric])[keep][:, :, column], units[keep])
                 row = {"frames": split, "horizon": horizon, "metric": metric, "from": before, "to": after}
                 rows.append({**row, **asdict(change), "verdict": verdict(metric, change.sign)})
     return rows
@@ -194,7 +197,7 @@ def render_fidelity(result: Mapping[str, Any]) -> str:
     perceptual = "lpips" if "lpips" in metrics else metrics[0]
     lines += [
         "",
-        f"What each added step does to {_title(perceptual)} (paired; 95 % bootstrap interval over moments). Of the"
+        f"What each added step does to {_title(perceptual)} (paired; 95 % interval over moments). Of the"
         " frame alone: the frames before it are those of the full schedule, so that only its own steps differ. Of the"
         " rollout: every frame since the context had so many steps; its later frames are other, also possible futures.",
         "",

@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _chosen(config: RecordConfig, options: argparse.Namespace) -> RecordConfig:
     """The recipe's settings with the command line's in their place."""
     asked = {split: getattr(options, split, None) for split in config.frames}
-    frames = {split: count if asked[split] is None else asked[split] for split, count in config.frames.items()}
+    frames = {**config.frames, **{split: count for split, count in asked.items() if count is not None}}
     return replace(
         config,
         frames=frames,

@@ -175,7 +175,8 @@ class DatasetWriter:
     ) -> DatasetWriter:
         """Starts an empty dataset. Refuses a folder that already holds one."""
         if (Path(folder) / DESCRIPTION_FILE).exists():
-            raise DatasetError(f"{folder}: already holds a dataset")
+            advice = "" if Dataset(folder).spec.complete else ", only partly recorded; delete it to record it anew"
+            raise DatasetError(f"{folder}: already holds a dataset{advice}")
         spec = DatasetSpec(name, frame, action_space, state, licence, source, {}, False, recorder or {})
         # One gate for hand-made and read descriptions: what the reader would refuse is refused before recording.
         return DatasetWriter(folder, DatasetSpec.from_json(spec.to_json(), str(folder)))

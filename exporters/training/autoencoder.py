@@ -73,12 +73,11 @@ def train_autoencoder(
     average = Average(model, 0.998)
     stage = Stage("autoencoder", folder, config.budget, {"model": model, "optimizer": optimizer, "average": average})
     stage.resume()
-    fresh = not stage.finished
     ranks = Ranks.current()
     normalise = model.normalise
     if ranks.world > 1:
         model.normalise = RanksNorm(normalise)
-    for fraction in stage.steps():
+    for fraction in stage.steps(last=False):
         set_learning_rate([optimizer], warm_cool(fraction, stage.step, 100))
         target = pictures_to_float(ranks.rows(train.sample_frames(config.batch)).to(device))
         with mixed_precision(device):
@@ -94,10 +93,10 @@ def train_autoencoder(
         stage.log(100, loss=loss.detach())
     model.normalise = normalise
     model.load_state_dict(average.values)
-    if fresh:
+    if not stage.done:
         measure_latents(model, train, config.batch)
         average.values = {k: v.detach().clone() for k, v in model.state_dict().items()}
-        stage.save()
+        stage.finish()
     model.eval()
     frames = validation.frames[:: max(1, len(validation.frames) // 512)][:512].to(device)
     gate = {"psnr_db": heldout_psnr(model, frames), "gate_psnr_db": config.gate_psnr_db}

@@ -76,6 +76,11 @@ def mean_square(difference: Tensor) -> Tensor:
     return difference.square().flatten(1).mean(dim=1)
 
 
+def picture_distance(autoencoder: Autoencoder, one: Tensor, other: Tensor) -> Tensor:
+    """The `squared` of `Benefits` between two latents [B, C, h, w] -> float32[B]."""
+    return mean_square(pooled(autoencoder, one) - pooled(autoencoder, other))
+
+
 def teacher_residual(
     teacher: Generator, clean: Tensor, levels: Sequence[float], action: Tensor, context: Context
 ) -> Tensor:

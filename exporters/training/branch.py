@@ -69,7 +69,7 @@ def _finished(config: TrainConfig, folder: Path, stage: str) -> dict[str, Any]:
         raise ValueError(f"{path}: no such checkpoint, and a branch shares it; {advice}")
     saved = torch.load(path, map_location="cpu", weights_only=True)
     share = getattr(config, stage).budget.fraction(saved["step"], saved["seconds"])
-    if share < 1.0:
+    if share < 1.0 and not saved.get("done", False):
         raise ValueError(
             f"{path}: {share:.0%} of its budget are used, and a branch shares the finished stage; {advice}"
         )
@@ -81,8 +81,11 @@ def _gates(folder: Path) -> dict[str, object]:
     """The last gate of every shared stage, from the base run's metrics."""
     gates = {}
     path = folder / "metrics.jsonl"
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        entry = json.loads(line)
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:  # half a line, left by a kill
+            continue
         if entry["stage"] in BASE_STAGES and "gate" in entry:
             gates[entry["stage"]] = entry["gate"]
     return gates

@@ -1,8 +1,13 @@
 """Stage `confidence`: two heads fitted to the frozen generator, and the choice among all four.
 
-The distillation has trained two heads jointly, on the teacher's residual (the paper's target) and on the gain of the
-remaining steps. This stage fits two more of the same shape post hoc, on the same features of the same self-rollouts,
-one to each target. The head that ranks the frames of held-out rollouts best by their true benefit is kept.
+The distillation has trained two heads jointly with the generator, on the teacher's residual (the paper's target) and
+on the gain of the remaining steps. This stage fits two more of the same shape post hoc, both on the same features of
+the same self-rollouts, one to each kind of target. All four start from the same weights, which nothing has trained. The
+head that ranks the frames of held-out rollouts best by their true benefit is kept.
+
+Both gain heads learn that benefit itself, the change of the 2x2-averaged picture. The two residual heads differ in
+their target too (`targets`): the joint one has the paper's, the residual at one random noise level with the frames of a
+clip as the teacher's context; the post-hoc one the mean over fixed levels, with the teacher's full cache.
 """
 
 from __future__ import annotations
@@ -21,6 +26,7 @@ from exporters.model.confidence import ConfidenceHead, gain_loss, residual_loss
 from exporters.model.generator import Generator
 from exporters.training.benefit import Benefits, collect_benefits, seeded
 from exporters.training.data import Clips
+from exporters.training.digest import weights_digest
 from exporters.training.stage import Budget, Stage, warm_cool
 
 JOINT_RESIDUAL, JOINT_GAIN = "joint-residual", "joint-gain"
@@ -94,12 +100,26 @@ def rank_metrics(samples: Benefits, logit: Tensor, delta: float) -> dict[str, li
     }
 
 
+def targets(config: ConfidenceTraining) -> dict[str, str]:
+    """What each head has learned, in words, for the gate: what a comparison of heads has to be read with."""
+    gain = "change of the 2x2-averaged picture by the remaining steps"
+    residual = "squared distance in latents to the teacher's estimate"
+    levels = ", ".join(str(level) for level in config.residual_levels)
+    return {
+        JOINT_RESIDUAL: f"{residual}, at one random noise level, a clip as context",
+        JOINT_GAIN: gain,
+        POST_HOC_RESIDUAL: f"{residual}, mean over noise levels {levels}, the full cache as context",
+        POST_HOC_GAIN: gain,
+    }
+
+
 def train_confidence(
     config: ConfidenceTraining,
     levels: tuple[float, ...],
     folder: Path,
     generator: Generator,
     gain_head: ConfidenceHead,
+    fresh: ConfidenceHead,
     teacher: Generator,
     autoencoder: Autoencoder,
     train: Clips,
@@ -107,12 +127,13 @@ def train_confidence(
 ) -> ConfidenceFit:
     """Fit the post-hoc heads on `train`, compare all four on the earlier half of `validation`.
 
-    `gain_head` is the distillation's second head. All randomness comes from torch's global generator, which the caller
-    seeds in the same way before a first run and a resumed one.
+    `gain_head` is the distillation's second head. `fresh` has the weights from which both joint heads started, and from
+    which the post-hoc ones do: the few-step student's, which no stage has trained. All randomness comes from torch's
+    global generator, which the caller seeds in the same way before a first run and a resumed one.
     """
     device = next(generator.parameters()).device
     fitted: dict[str, ConfidenceHead] = {
-        name: copy.deepcopy(generator.confidence).to(device).train() for name in (POST_HOC_RESIDUAL, POST_HOC_GAIN)
+        name: copy.deepcopy(fresh).to(device).train() for name in (POST_HOC_RESIDUAL, POST_HOC_GAIN)
     }
     optimizer = torch.optim.AdamW(
         [p for head in fitted.values() for p in head.parameters()],
@@ -121,7 +142,8 @@ def train_confidence(
     )
     # Seeds of their own, so that a resumed run goes on with the samples that it had.
     heldout_seed, train_seed = torch.randint(2**31, (2,)).tolist()
-    stage = Stage("confidence", folder, config.budget, {**fitted, "optimizer": optimizer})
+    inputs = {"distillation.pt": weights_digest(generator, gain_head)}
+    stage = Stage("confidence", folder, config.budget, {**fitted, "optimizer": optimizer}, inputs=inputs)
     stage.resume()
     with seeded(heldout_seed):
         earlier = validation.halves()[0]
@@ -145,7 +167,7 @@ def train_confidence(
     metrics = {name: rank_metrics(heldout, logit, delta) for name, logit in logits.items()}
     kept = max(heads, key=lambda name: sum(rank_correlation(logits[name], heldout.squared)))
     generator.confidence.load_state_dict(heads[kept].state_dict())
-    gate: dict[str, object] = {"kept": kept, "delta": delta, "heads": metrics}
+    gate: dict[str, object] = {"kept": kept, "delta": delta, "heads": metrics, "targets": targets(config)}
     stage.write(gate=gate)
     return ConfidenceFit(generator, heads, kept, gate)
 

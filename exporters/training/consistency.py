@@ -16,6 +16,7 @@ from torch import Tensor
 from exporters.model.flow import add_noise, euler_step, precondition, schedule_levels
 from exporters.model.generator import Generator
 from exporters.training.data import Clips
+from exporters.training.digest import weights_digest
 from exporters.training.distributed import Ranks
 from exporters.training.optimizer import transformer_optimizers
 from exporters.training.sharding import shard
@@ -75,9 +76,9 @@ def train_consistency(
     student, target = shard(copy.deepcopy(teacher).train()), shard(copy.deepcopy(teacher))
     optimizers = transformer_optimizers(student, config.learning_rate, weight_decay=0.0)
     average = Average(student, config.average)
-    stage = Stage(
-        "consistency", folder, config.budget, {"model": student, "optimizers": optimizers, "average": average}
-    )
+    parts = {"model": student, "optimizers": optimizers, "average": average}
+    inputs = {"teacher.pt": weights_digest(teacher)}
+    stage = Stage("consistency", folder, config.budget, parts, inputs=inputs)
     stage.resume()
     guide = copy.deepcopy(teacher)  # compiled in the teacher's stead: later stages play it in ways that do not compile
     if config.compiled and not stage.finished:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from dsa_runtime.spec import ActionSpace, Box, Discrete
 from exporters.model.autoencoder import pictures_to_float
 from exporters.packaging.describe import action_space
 from exporters.recording.dataset import Dataset
+from exporters.training.digest import weights_digest
 from exporters.training.distributed import Ranks
 
 
@@ -32,6 +35,8 @@ class Clips:
     starts: Tensor
     lengths: Tensor
     latents: Tensor | None = None
+    source: str = ""
+    """Which recordings these are: a digest of the split's entry in dataset.json; empty if it is not known."""
 
     @staticmethod
     def load(folder: Path, split: str, action_width: int, limit: int | None = None) -> Clips:
@@ -39,7 +44,8 @@ class Clips:
         paths = sorted((Path(folder) / split).glob("*.npz"))
         if not paths:
             raise FileNotFoundError(f"no recordings under {folder}/{split}: record them first")
-        space = action_space(Dataset(folder).spec)
+        spec = Dataset(folder).spec
+        space = action_space(spec)
         if space.width != action_width:
             raise ValueError(
                 f"teacher.model.action_width: {action_width}, but actions of {folder} take {space.width} values"
@@ -54,7 +60,9 @@ class Clips:
             if limit is not None and sum(lengths) >= limit:
                 break
         sizes = torch.tensor(lengths)
-        return Clips(torch.cat(frames), torch.cat(actions), sizes.cumsum(0) - sizes, sizes)
+        entry = asdict(spec.splits[split]) if split in spec.splits else None
+        source = hashlib.sha256(json.dumps([split, entry, sum(lengths)]).encode()).hexdigest()
+        return Clips(torch.cat(frames), torch.cat(actions), sizes.cumsum(0) - sizes, sizes, source=source)
 
     def sample_frames(self, batch: int) -> Tensor:
         """uint8[batch, H, W, 3], drawn uniformly with torch's global generator."""
@@ -111,14 +119,20 @@ def encode_actions(actions: np.ndarray, space: ActionSpace) -> Tensor:
 def encode_clips(clips: Clips, autoencoder: torch.nn.Module, cache: Path | None = None, batch: int = 128) -> None:
     """Fill `clips.latents` (float16[F, C, h, w]) with the frozen autoencoder's latents, or from `cache`.
 
-    Rank 0 does it for all.
+    A cache of another autoencoder or of other recordings is written anew. Rank 0 does it for all.
     """
     clips.latents = Ranks.current().from_first(lambda: _latents(clips, autoencoder, cache, batch))
 
 
 def _latents(clips: Clips, autoencoder: torch.nn.Module, cache: Path | None, batch: int) -> Tensor:
+    key = {"autoencoder": weights_digest(autoencoder), "recordings": clips.source} if cache is not None else {}
     if cache is not None and cache.exists():
-        return torch.load(cache, weights_only=True)
+        saved = torch.load(cache, weights_only=True)
+        if isinstance(saved, Tensor):  # an older version's, which does not say what it was made from
+            saved = {**key, "latents": saved}
+        known = all(saved[name] == value for name, value in key.items())
+        if known and len(saved["latents"]) == len(clips.frames):
+            return torch.as_tensor(saved["latents"])
     device = next(autoencoder.parameters()).device
     parts = []
     for chunk in tqdm(clips.frames.split(batch), desc="latents", unit_scale=batch, unit="frame", mininterval=5.0):
@@ -127,6 +141,6 @@ def _latents(clips: Clips, autoencoder: torch.nn.Module, cache: Path | None, bat
     latents = torch.cat(parts)
     if cache is not None:
         partial = cache.with_suffix(".partial")
-        torch.save(latents, partial)
+        torch.save({**key, "latents": latents}, partial)
         os.replace(partial, cache)
     return latents

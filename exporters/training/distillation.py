@@ -2,8 +2,12 @@
 
 Self-Forcing's recipe (Huang et al. 2025) with DSA's confidence loss (arXiv 2606.04432) and the changes that
 `method` asks for: independent exit steps per frame, all-causal scoring, an anchor to the real next frame. A second
-confidence head of the same shape, on the same features, learns what the remaining steps would still change, so that
-the two targets can be compared.
+confidence head of the same shape, on the same features, learns what the remaining steps would still change in the
+picture: the measure by which all heads are compared (`benefit`).
+
+Its target is that of the gain head fitted post hoc (`confidence`); that of the residual head is not that of the one
+fitted post hoc. This one is the paper's: the teacher's residual at one random noise level, that of the distribution
+matching, with the frames of a clip as context. Post hoc it is the mean of several levels, with the full cache.
 """
 
 from __future__ import annotations
@@ -17,13 +21,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import AdamW
 
+from exporters.model.autoencoder import Autoencoder
 from exporters.model.confidence import ConfidenceHead, gain_loss, residual_loss
 from exporters.model.flow import add_noise, precondition, sample_levels
 from exporters.model.generator import Context, Generator
 from exporters.model.rollout import warm_context
 from exporters.training.data import Clips
+from exporters.training.digest import weights_digest
 from exporters.training.distributed import Ranks
 from exporters.training.optimizer import Optimizers
+from exporters.training.self_rollout import SelfRollout, self_rollout
 from exporters.training.sharding import shard, whole
 from exporters.training.stage import Average, Budget, Stage, warm_cool
 from exporters.training.teacher import validation_loss
@@ -113,59 +120,6 @@ def open_sessions(generator: Generator, clips: Clips, batch: int, longest: int, 
     return Sessions(starts, context, real[:, -LEAD:], window)
 
 
-@dataclass(frozen=True)
-class SelfRollout:
-    """Frames that the generator has played, N per session, with what its confidence heads said and should say."""
-
-    frames: Tensor
-    """[B, N, C, h, w]: the estimate of each frame's exit step, which is also what was committed. With gradient."""
-    residual_logit: Tensor
-    """[B, N], of the generator's own head at the exit step. With gradient."""
-    gain_logit: Tensor
-    """[B, N], of the gain head at the exit step. With gradient."""
-    gain: Tensor
-    """[B, N]: mean squared difference between the frame and what the remaining steps would have made of it."""
-    context: Context
-    """After the last frame."""
-
-
-def self_rollout(
-    generator: Generator,
-    gain_head: ConfidenceHead,
-    levels: tuple[float, ...],
-    context: Context,
-    action: Tensor,
-    exits: Tensor,
-) -> SelfRollout:
-    """Roll out one frame per action; gradient at each frame's exit step only, and none through the cache.
-
-    action [B, N, A]; exits int64[N], 0-based exit step per frame. The steps after the exit are only looked at.
-    """
-    ranks = Ranks.current()
-    batch, c = action.shape[0], generator.config
-    shape = (batch, c.latent_channels, c.latent_height, c.latent_width)
-    frames, residual_logits, gain_logits, gains = [], [], [], []
-    for i in range(action.shape[1]):
-        act = action[:, i]
-        x = ranks.draw(lambda s: torch.randn(s, device=action.device), shape)
-        for k, value in enumerate(levels):
-            at_exit = k == int(exits[i])
-            with torch.set_grad_enabled(at_exit):
-                estimate, taps, condition = generator.denoise(x, x.new_full((batch,), value), act, context)
-            if at_exit:
-                frames.append(estimate)
-                residual_logits.append(generator.confidence(taps, condition))
-                gain_logits.append(gain_head(taps, condition))
-            if k + 1 < len(levels):
-                x = add_noise(estimate.detach(), ranks.randn_like(x), x.new_full((batch,), levels[k + 1]))
-        frame = frames[-1].detach()
-        gains.append((frame - estimate.detach()).square().flatten(1).mean(dim=1))
-        with torch.no_grad():
-            context = generator.commit(frame, x.new_zeros(batch), act, context)
-    logits = torch.stack(residual_logits, 1), torch.stack(gain_logits, 1)
-    return SelfRollout(torch.stack(frames, 1), *logits, torch.stack(gains, 1), context)
-
-
 def joint_gain_loss(rolled: SelfRollout, exits: Tensor, means: RunningMean) -> Tensor:
     """Mean loss of the gain head over the frames that did not exit at the last step: those had nothing to gain.
 
@@ -190,13 +144,14 @@ def train_distillation(
     folder: Path,
     teacher: Generator,
     student: Generator,
+    autoencoder: Autoencoder,
     train: Clips,
     validation: Clips,
 ) -> tuple[Generator, ConfidenceHead, dict[str, float]]:
     """Distil on self-rollouts; returns the averaged generator and gain head in eval mode, and the generator's gate.
 
-    The generator's own head has learned the teacher's residual ("joint-residual"), the other one the gain
-    ("joint-gain").
+    The generator's own head has learned the teacher's residual ("joint-residual"), the other one the gain in the
+    frozen autoencoder's pictures ("joint-gain").
     """
     device = next(teacher.parameters()).device
     ranks = Ranks.current()
@@ -223,7 +178,8 @@ def train_distillation(
         "gain_average": gain_average,
         "gain_means": gain_means,
     }
-    stage = Stage("distillation", folder, config.budget, parts)
+    inputs = {"teacher.pt": weights_digest(teacher), "consistency.pt": weights_digest(student)}
+    stage = Stage("distillation", folder, config.budget, parts, inputs=inputs)
     stage.resume()
     sessions: Sessions | None = None
     for fraction in stage.steps():
@@ -232,7 +188,7 @@ def train_distillation(
         index = sessions.starts + sessions.played - LEAD
         clip_action = train.windows(index, LEAD + config.frames)[1].to(device)
         exits = ranks.agree(torch.randint(len(levels), (config.frames,)))  # each rank must do the same work
-        rolled = self_rollout(generator, gain_head, levels, sessions.context, clip_action[:, LEAD:], exits)
+        rolled = self_rollout(generator, gain_head, autoencoder, levels, sessions.context, clip_action[:, LEAD:], exits)
         frames = rolled.frames
         clip = torch.cat([sessions.tail, frames.detach()], dim=1)
         sessions = Sessions(sessions.starts, rolled.context, clip[:, -LEAD:], sessions.played + config.frames)

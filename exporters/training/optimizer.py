@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -32,6 +34,25 @@ class Optimizers:
     def load_state_dict(self, state: dict[str, dict[str, object]]) -> None:
         for i, member in enumerate(self.members):
             member.load_state_dict(state[str(i)])
+
+
+def recipe_settings(part: Any) -> list[list[dict[str, Any]]]:
+    """The settings of the groups of an optimizer or of `Optimizers`, without the parameters; empty for other parts."""
+    members = part.members if isinstance(part, Optimizers) else [part]
+    return [
+        [{key: value for key, value in group.items() if key != "params"} for group in member.param_groups]
+        for member in members
+        if isinstance(member, torch.optim.Optimizer)
+    ]
+
+
+def restore_settings(part: Any, settings: list[list[dict[str, Any]]]) -> None:
+    """Put the recipe's settings back after a state was loaded, which brings those that it was saved with."""
+    members = part.members if isinstance(part, Optimizers) else [part]
+    for member, groups in zip(members, settings, strict=False):
+        for group, recipe in zip(member.param_groups, groups, strict=True):
+            group.update(recipe)
+            group["initial_lr"] = recipe.get("initial_lr", recipe["lr"])
 
 
 def transformer_optimizers(

@@ -23,7 +23,7 @@ from exporters.training.consistency import train_consistency
 from exporters.training.data import Clips, encode_clips
 from exporters.training.distillation import train_distillation
 from exporters.training.distributed import Ranks
-from exporters.training.start import Start, check_start, place_start, read_origin
+from exporters.training.start import Start, check_start, check_whole, place_start, read_origin
 from exporters.training.teacher import train_teacher
 
 STAGES = ("autoencoder", "teacher", "consistency", "distillation", "confidence", "calibration")
@@ -77,7 +77,9 @@ def run_training(
     shared: Base | None = None
     if start is not None:
         check_start(config, runs, seed)
-    if own != base:
+    if own == base:
+        Ranks.current().from_first(lambda: check_whole(base))
+    else:
         if until in BASE_STAGES:
             raise ValueError(f"until: a branch takes {until!r} from the base run; choose a later stage")
         shared = load_base(config, runs, device)
@@ -132,8 +134,9 @@ def run_training(
     assert result.teacher is not None and result.student is not None
     begin("distillation")
     result.generator, result.gain_head, values = train_distillation(
-        config.distillation, levels, own, result.teacher, result.student, train, validation
+        config.distillation, levels, own, result.teacher, result.student, result.autoencoder, train, validation
     )
+    result.seed = Ranks.current().from_first(lambda: _trained_seed(own / "distillation.pt", number))
     gate("distillation", values)
     if last == 3 or not Ranks.current().leave():
         return result
@@ -145,6 +148,7 @@ def run_training(
         own,
         result.generator,
         result.gain_head,
+        result.student.confidence,
         result.teacher,
         result.autoencoder,
         train,
@@ -167,6 +171,12 @@ def run_training(
     return result
 
 
+def _trained_seed(checkpoint: Path, number: int) -> int:
+    """The seed that a stage began with: not the recipe's `number` if that has changed since."""
+    saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    return int(saved["seed"]) // 1000 if "seed" in saved else number  # `begin` seeds the stages
+
+
 def save_result(path: Path, result: Trained) -> None:
     """Write the finished generator, its levels, calibration and gates, for packaging and evaluation."""
     assert result.generator is not None
@@ -178,6 +188,7 @@ def save_result(path: Path, result: Trained) -> None:
         "calibrations": result.calibrations,
         "calibration": result.calibration,
         "gates": result.gates,
+        "seed": result.seed,
     }
     partial = path.with_suffix(".partial")
     torch.save(state, partial)
@@ -196,9 +207,17 @@ def load_result(config: TrainConfig, runs: Path, seed: int | None = None) -> Tra
     autoencoder = Autoencoder(config.autoencoder.model)
     autoencoder_path = run_folder(config, runs) / "autoencoder.pt"
     checkpoint = torch.load(autoencoder_path, map_location="cpu", weights_only=True)
-    autoencoder.load_state_dict(checkpoint["parts"]["average"]["values"])
+    try:
+        autoencoder.load_state_dict(checkpoint["parts"]["average"]["values"])
+    except RuntimeError as error:
+        raise ValueError(
+            f"{autoencoder_path}: not the model of this recipe's [autoencoder.model] ({_line(error)})"
+        ) from None
     generator = Generator(config.teacher.model)
-    generator.load_state_dict(saved["generator"])
+    try:
+        generator.load_state_dict(saved["generator"])
+    except RuntimeError as error:
+        raise ValueError(f"{path}: not the model of this recipe's [teacher.model] ({_line(error)})") from None
     heads = {}
     for name, state in saved.get("heads", {}).items():
         heads[name] = copy.deepcopy(generator.confidence).eval()
@@ -212,5 +231,10 @@ def load_result(config: TrainConfig, runs: Path, seed: int | None = None) -> Tra
         kept=saved.get("kept"),
         calibrations=saved.get("calibrations", {}),
         calibration=saved["calibration"],
-        seed=config.seed if seed is None else seed,
+        seed=saved.get("seed", config.seed if seed is None else seed),
     )
+
+
+def _line(error: Exception) -> str:
+    """A long message in one short line."""
+    return " ".join(str(error).split())[:200]

@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,11 @@ import torch
 from tqdm import tqdm
 
 from exporters.training.distributed import Ranks, is_slice
+from exporters.training.optimizer import recipe_settings, restore_settings
 from exporters.training.sharding import load_whole, whole_state
+
+CHAIN = ("autoencoder", "teacher", "consistency", "distillation", "confidence")
+"""Stages that are each built on the one before."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,9 @@ class Stage:
     Checkpoints are written to a temporary name and renamed, so a kill at any point leaves the last whole one.
     Of several ranks the first reads and writes the files, and its clock decides for all. A checkpoint does not know
     how many ranks wrote it.
+
+    A checkpoint says whether the stage is done, and so it stays if the recipe's budget changes. Only a larger budget of
+    the same kind makes the stage go on, as long as nothing was built on it.
     """
 
     name: str
@@ -54,6 +61,11 @@ class Stage:
     save_every_s: float = 120.0
     step: int = 0
     seconds: float = 0.0
+    done: bool = False
+    inputs: dict[str, str] = field(default_factory=dict)
+    """Digests of what the stage is trained on, by the name of the file. A checkpoint of other ones is refused."""
+    seed: int = field(default_factory=torch.initial_seed)
+    """What torch's generator was seeded with when the stage began."""
     window: dict[str, list[float]] = field(default_factory=dict)
 
     @property
@@ -62,7 +74,7 @@ class Stage:
 
     @property
     def finished(self) -> bool:
-        return self.budget.fraction(self.step, self.seconds) >= 1.0
+        return self.done or self.budget.fraction(self.step, self.seconds) >= 1.0
 
     def resume(self) -> bool:
         """Load the last checkpoint if there is one; returns whether it did."""
@@ -77,12 +89,52 @@ class Stage:
                 raise ValueError(
                     f"{self.checkpoint}: it has no {name!r}, so an older version wrote it; move it away to train anew"
                 )
-            load_whole(part, saved["parts"][name])
+            self._load(name, part, saved["parts"][name])
+        for name, digest in self.inputs.items():
+            if saved.get("inputs", {}).get(name, digest) != digest:
+                raise ValueError(
+                    f"{self.checkpoint}: trained on another {name} than there is now; move it away to train anew"
+                )
         self.step, self.seconds = saved["step"], saved["seconds"]
+        self.seed = saved.get("seed", self.seed)
+        # Older checkpoints do not say whether they are done.
+        self.done = saved.get("done", self.finished) and not self._goes_on(saved)
         torch.set_rng_state(saved["rng"])
         if "cuda_rng" in saved and _cuda_in_use():
             torch.cuda.set_rng_state(saved["cuda_rng"])
         return found
+
+    def _load(self, name: str, part: Any, saved: dict[str, Any]) -> None:
+        """Restore one part, but for an optimizer's settings: those of the recipe hold, which may have changed."""
+        settings = recipe_settings(part)
+        try:
+            load_whole(part, saved)
+        except (RuntimeError, ValueError, KeyError) as error:
+            table = "autoencoder.model" if self.name == "autoencoder" else "teacher.model"
+            raise ValueError(
+                f"{self.checkpoint}: its {name!r} has another shape than the recipe's; set [{table}] (or [schedule])"
+                f" back, or move the file away to train anew ({' '.join(str(error).split())[:200]})"
+            ) from None
+        restore_settings(part, settings)
+
+    def _goes_on(self, saved: dict[str, Any]) -> bool:
+        """Whether a stage that was done has been given more to do. ValueError if something was built on it."""
+        before = saved.get("budget") or {}
+        # A stage of no steps was not trained here; and minutes cannot be compared with steps.
+        other = (before.get("steps") is None) != (self.budget.steps is None)
+        if not before or other or self.step == 0 or self.budget.fraction(self.step, self.seconds) >= 1.0:
+            return False
+        later = CHAIN[CHAIN.index(self.name) + 1 :] if self.name in CHAIN else ()
+        files = [f"{stage}.pt" for stage in later] + ["seed-*/distillation.pt"] * ("distillation" in later)
+        built = Ranks.current().from_first(lambda: [path for name in files for path in self.folder.glob(name)])
+        if built:
+            names = ", ".join(str(path.relative_to(self.folder)) for path in built)
+            old = "".join(f"{unit} = {value:g}" for unit, value in before.items() if value is not None)
+            raise ValueError(
+                f"{self.checkpoint}: it is finished and was built on; set {self.name}.budget back to {old},"
+                f" or delete {names} to train it for longer"
+            )
+        return True
 
     def _read(self) -> dict[str, Any] | None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -96,6 +148,10 @@ class Stage:
             "parts": {name: whole_state(part.state_dict()) for name, part in self.parts.items()},
             "step": self.step,
             "seconds": self.seconds,
+            "done": self.done,
+            "budget": asdict(self.budget),
+            "inputs": self.inputs,
+            "seed": self.seed,
             "rng": torch.get_rng_state(),
         }
         if _cuda_in_use():
@@ -111,12 +167,18 @@ class Stage:
         torch.save(state, partial)
         os.replace(partial, self.checkpoint)
 
-    def steps(self) -> Iterator[float]:
+    def finish(self) -> None:
+        """Save the stage as done."""
+        self.done = True
+        self.save()
+
+    def steps(self, last: bool = True) -> Iterator[float]:
         """Yield the used share of the budget once per training step; saves on the way and at the end.
 
-        A finished stage yields nothing and leaves its checkpoint alone.
+        A finished stage yields nothing and leaves its checkpoint alone. Unless its steps are the `last` thing that a
+        stage does, it has to `finish` itself.
         """
-        if self.budget.fraction(self.step, self.seconds) >= 1.0:
+        if self.done or self.budget.fraction(self.step, self.seconds) >= 1.0:
             return
         ranks = Ranks.current()
         saved_at = time.monotonic()
@@ -143,6 +205,7 @@ class Stage:
                 saved_at = time.monotonic()
         bar.close()
         ranks.check_together()
+        self.done = last
         self.save()
 
     def log(self, every: int, **values: float | torch.Tensor) -> None:
@@ -163,8 +226,13 @@ class Stage:
         if not Ranks.current().first:
             return
         line = {"stage": self.name, "step": self.step + 1, "seconds": round(self.seconds, 1), **values}
-        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as out:
-            out.write(json.dumps(line) + "\n")
+        with open(self.folder / "metrics.jsonl", "ab+") as out:
+            # A kill may have left half a line, which shall not spoil this one.
+            if end := out.seek(0, os.SEEK_END):
+                out.seek(end - 1)
+                if out.read(1) != b"\n":
+                    out.write(b"\n")
+            out.write(json.dumps(line).encode() + b"\n")
 
 
 class Average:

@@ -31,8 +31,8 @@ class TeacherTraining:
     context_noise: float = 0.15
     """Highest noise level of the clean context frames (half of them get some); the level is an input."""
     action_dropout: float = 0.0
-    """Share of frames whose action is replaced by zeros. Only where zeros are no action of their own: of a Discrete space
-    they say 'unknown', of a Box 'the middle of the range', which the model would then learn as 'anything'."""
+    """Share of frames whose action is replaced by zeros. Only where zeros are no action of their own: of a Discrete
+    space they say 'unknown', of a Box 'the middle of the range', which the model would then learn as 'anything'."""
     average: float = 0.998
     compiled: bool = True
     """Compile the blocks: half a minute once, then 1.3x faster steps."""

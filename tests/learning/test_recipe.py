@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from exporters.recording.dataset import DatasetWriter  # noqa: E402
 from exporters.recording.episode import Episode  # noqa: E402
 from exporters.training.autoencoder import AutoencoderTraining, train_autoencoder  # noqa: E402
 from exporters.training.calibration import CalibrationTraining  # noqa: E402
-from exporters.training.confidence import ConfidenceTraining  # noqa: E402
+from exporters.training.confidence import ConfidenceFit, ConfidenceTraining, train_confidence  # noqa: E402
 from exporters.training.config import Schedule, TrainConfig, load_config  # noqa: E402
 from exporters.training.consistency import ConsistencyTraining  # noqa: E402
 from exporters.training.data import Clips  # noqa: E402
@@ -106,9 +107,22 @@ def runs(with_autoencoder: Path, tmp_path: Path) -> Path:
     return shutil.copytree(with_autoencoder, tmp_path / "runs")
 
 
-def test_every_stage_runs_and_a_second_run_changes_nothing(dataset: Path, runs: Path) -> None:
-    config = toy(dataset)
+def test_every_stage_runs_and_a_second_run_changes_nothing(
+    dataset: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, handed = toy(dataset), []
+
+    def observed(*arguments: Any, **options: Any) -> ConfidenceFit:
+        handed.extend(arguments)
+        return train_confidence(*arguments, **options)
+
+    monkeypatch.setattr("exporters.training.run.train_confidence", observed)
     first = run_training(config, runs, CPU)
+    # All heads start from the same weights: those that the teacher began with, which no stage has touched.
+    assert first.teacher is not None and first.student is not None
+    assert any(x is first.student.confidence for x in handed)
+    for name, value in first.student.confidence.state_dict().items():
+        assert torch.equal(value, first.teacher.confidence.state_dict()[name]), name
     assert first.calibration is not None and first.generator is not None
     assert 0 <= first.calibration["default_threshold"] <= 1
     assert set(first.gates) == {"autoencoder", "teacher", "consistency", "distillation", "confidence", "calibration"}

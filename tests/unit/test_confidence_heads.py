@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("scipy")
 
+from exporters.model.confidence import ConfidenceHead  # noqa: E402
 from exporters.training.benefit import OWN, REAL_FRAMES, Benefits, collect_benefits, seeded  # noqa: E402
 from exporters.training.confidence import (  # noqa: E402
+    JOINT_GAIN,
+    JOINT_RESIDUAL,
     POST_HOC_GAIN,
     POST_HOC_RESIDUAL,
     ConfidenceFit,
@@ -89,13 +93,19 @@ CONFIG = ConfidenceTraining(
 )
 
 
+def fresh_head() -> ConfidenceHead:
+    """Of the generator's shape, with other weights."""
+    with seeded(8):
+        return ConfidenceHead(GENERATOR.dim, len(GENERATOR.taps))
+
+
 def fit(folder: Path, seed: int = 3, config: ConfidenceTraining = CONFIG) -> ConfidenceFit:
     trained, clips = tiny_trained(), tiny_clips()
     torch.manual_seed(seed)
     gain_head = copy.deepcopy(trained.generator.confidence)
     teacher = copy.deepcopy(trained.generator)
     return train_confidence(
-        config, LEVELS, folder, trained.generator, gain_head, teacher, trained.autoencoder, clips, clips
+        config, LEVELS, folder, trained.generator, gain_head, fresh_head(), teacher, trained.autoencoder, clips, clips
     )
 
 
@@ -108,6 +118,24 @@ def test_the_stage_returns_four_heads_and_keeps_the_best(tmp_path: Path) -> None
         assert torch.equal(fitted.generator.confidence.state_dict()[name], value)
     weights = [fitted.heads[name].out.weight for name in ("joint-residual", POST_HOC_RESIDUAL, POST_HOC_GAIN)]
     assert not torch.equal(weights[0], weights[1]) and not torch.equal(weights[1], weights[2])
+
+
+def test_the_post_hoc_heads_start_afresh_and_not_from_a_trained_head(tmp_path: Path) -> None:
+    """At a rate of almost 0 they stay where they start."""
+    heads = fit(tmp_path, config=replace(CONFIG, learning_rate=1e-9)).heads
+    fresh, joint = fresh_head().state_dict(), heads[JOINT_RESIDUAL].state_dict()
+    for name in (POST_HOC_RESIDUAL, POST_HOC_GAIN):
+        for part, value in heads[name].state_dict().items():
+            torch.testing.assert_close(value, fresh[part], rtol=0, atol=1e-7, msg=part)
+        assert not torch.allclose(heads[name].hidden.weight, joint["hidden.weight"], atol=1e-3)
+
+
+def test_the_gate_says_what_each_head_has_learned(tmp_path: Path) -> None:
+    """The gain heads the same; the residual heads not, and the levels are those of the recipe."""
+    targets = fit(tmp_path, config=replace(CONFIG, residual_levels=(0.25, 0.75))).gate["targets"]
+    assert isinstance(targets, dict) and targets[JOINT_GAIN] == targets[POST_HOC_GAIN]
+    assert "one random noise level" in targets[JOINT_RESIDUAL] and "a clip" in targets[JOINT_RESIDUAL]
+    assert "0.25, 0.75" in targets[POST_HOC_RESIDUAL] and "full cache" in targets[POST_HOC_RESIDUAL]
 
 
 def test_a_killed_fit_goes_on_with_the_samples_that_it_had(tmp_path: Path) -> None:

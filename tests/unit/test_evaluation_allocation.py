@@ -17,7 +17,7 @@ from scipy.stats import spearmanr
 from exporters.evaluation.allocation.comparison import MARGIN, cheapest, compare
 from exporters.evaluation.allocation.costs import StepCosts
 from exporters.evaluation.allocation.heads import PAPER, Head, Heads, with_head
-from exporters.evaluation.allocation.measure import AllocationConfig, Measured, Subject, measure
+from exporters.evaluation.allocation.measure import AllocationConfig, Measured, Subject, _Bench, cache_key, measure
 from exporters.evaluation.allocation.part import foreseeable, run_allocation, state_error
 from exporters.evaluation.allocation.policies import (
     AlternatingPolicy,
@@ -28,8 +28,9 @@ from exporters.evaluation.allocation.policies import (
     distances_to_full,
 )
 from exporters.evaluation.allocation.ranking import Witnessed, rank_heads, spearman
-from exporters.evaluation.allocation.scoring import Run
+from exporters.evaluation.allocation.scoring import Run, Scorer, StateScore
 from exporters.evaluation.allocation.table import render_allocation
+from exporters.evaluation.allocation.trade_off import draw_trade_off
 from exporters.evaluation.cases import held_out_cases
 from exporters.evaluation.config import StateColumns
 from exporters.evaluation.playing import play
@@ -37,7 +38,7 @@ from exporters.evaluation.state.probe import StateReading
 from tests.tiny_trained import LEVELS, WINDOW, calibration, recorded_world, tiny_trained
 
 CONFIG = AllocationConfig(
-    cases=6, seeds=(0, 1), mean_steps=(2.0, 3.0), head_mean_steps=(2.0,), horizons=(1, 4), with_flip=False
+    cases=6, seeds=(0, 1), mean_steps=(2.0, 3.0), control_mean_steps=(2.0, 3.0), horizons=(1, 4), with_flip=False
 )
 COSTS = StepCosts(2.0, 0.2, 0.1, 1.0, 1.5, "plain", 10)
 
@@ -85,8 +86,11 @@ def subject(trained, heads, cases):
     return Subject(0, trained, heads, cases)
 
 
-def heading(state, frames):
+def read_heading(state, frames):
     return np.abs(frames.mean(axis=(1, 2, 3)) / 255 - state[:, 0] / 360)
+
+
+heading = StateScore("heading", read_heading)
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +150,7 @@ def test_controls_spend_exactly_what_the_confidence_spends(measured):
     assert measured.runs["4 steps"].score("tick_rms").max() == 0.0
 
 
-def test_every_head_decides_its_own_runs_and_the_papers_rule_asks_the_papers(measured, trained, heads, cases):
+def test_the_kept_head_decides_and_the_papers_rule_asks_the_papers(measured, trained, heads, cases):
     def played(policy, name):
         world = with_head(trained, heads.by_name[name].module)
         return np.stack([play(world, cases, seed, policy()).steps.numpy() for seed in CONFIG.seeds])
@@ -155,10 +159,58 @@ def test_every_head_decides_its_own_runs_and_the_papers_rule_asks_the_papers(mea
         return ConfidencePolicy(0.25, heads.best.calibration["within_delta"])  # the table's for 2 steps: 1.75
 
     assert np.array_equal(steps(measured, "confidence @ 2"), played(threshold, "ours"))
-    assert np.array_equal(steps(measured, f"{PAPER} @ 2"), played(threshold, PAPER))
     assert np.array_equal(steps(measured, "paper"), played(PaperPolicy, PAPER))
     assert not np.array_equal(played(threshold, "ours"), played(threshold, PAPER))
-    assert "ours @ 2" not in measured.runs  # played once, as the rule under test
+    assert not any(name.startswith((PAPER, "ours")) for name in measured.runs)
+
+
+def test_the_costly_controls_are_played_at_some_points_only(subject, tmp_path):
+    config = dataclasses.replace(CONFIG, seeds=(0,), control_mean_steps=(2.2,), horizons=(2,))
+    ticks = []
+    subject = dataclasses.replace(subject, cases=subject.cases.until(2))
+    bench = _Bench(config, subject, Scorer(subject.trained, subject.cases, (2,), None, {}, False), None)
+    bench.play_all(0, lambda: ticks.append(1))
+    assert len(ticks) == 2 * bench.rollouts
+    found = measure(config, subject, None, {})
+    families = [{name for name in found.runs if name.endswith(f"@ {point}")} for point in (2, 3)]
+    every = ("confidence", "random", "alternating", "motion", "oracle")
+    assert families[0] == {"first full @ 2", *(f"{family} @ 2" for family in every)}
+    assert families[1] == {"first full @ 3", "confidence @ 3", "random @ 3"}
+    result = compare(config, len(LEVELS), [found], COSTS)
+    against = {point: {r["against"] for r in result["differences"] if r["point"] == point} for point in (2.0, 3.0)}
+    assert against[2.0] - against[3.0] == {"alternating", "motion", "oracle"}
+    assert against[3.0] == {"random", "fixed", "first full"}
+    assert {row["point"] for row in result["gain"]} == {2.0}
+    draw_trade_off(tmp_path / "trade-off.png", result)
+    assert "| oracle @ 2 |" in render_allocation(result)
+
+
+def test_what_is_kept_on_disk_is_known_by_all_that_it_depends_on(subject):
+    def key(state_score="one", **changes):
+        scores = {"heading": StateScore(state_score, read_heading)}
+        return cache_key(CONFIG, dataclasses.replace(subject, **changes), True, scores)
+
+    autoencoder = copy.deepcopy(subject.trained.autoencoder)
+    with torch.no_grad():
+        next(iter(autoencoder.decoder.parameters())).add_(1e-3)
+    head = copy.deepcopy(subject.heads.best.module)
+    with torch.no_grad():
+        next(head.parameters()).add_(1e-3)
+    heads = {**subject.heads.by_name, "ours": dataclasses.replace(subject.heads.best, module=head)}
+    cases = subject.cases
+    keys = [
+        key(),
+        key("two"),
+        key(trained=dataclasses.replace(subject.trained, autoencoder=autoencoder)),
+        key(trained=dataclasses.replace(subject.trained, levels=LEVELS[:-1])),
+        key(heads=Heads(heads, "ours")),
+        key(cases=dataclasses.replace(cases, actions=cases.actions + 1)),
+        key(cases=dataclasses.replace(cases, state=cases.state + 1)),
+        key(cases=dataclasses.replace(cases, state=None)),
+    ]
+    assert len(set(keys)) == len(keys)
+    again = dataclasses.replace(subject.trained, autoencoder=copy.deepcopy(subject.trained.autoencoder))
+    assert key(trained=again) == key()
 
 
 def test_scores_are_those_of_the_frames_that_were_played(measured, trained, heads, cases):
@@ -208,12 +260,14 @@ def test_the_tables_and_the_picture(compared, tmp_path, subject):
     for part in ("At equal denoising steps", "At equal wall time", "paper's rule", "oracle's gain", "The heads"):
         assert part in text
     assert "| heading |" in text and "0 (ours), 1 (ours)" in text
+    assert "branches that share its autoencoder, teacher and few-step start" in text
     assert "at 1.1500 times the steps" in text
     config = dataclasses.replace(CONFIG, seeds=(0,), mean_steps=(2.0,), horizons=(2,))
     short = dataclasses.replace(subject, cases=subject.cases.until(2))
     result = run_allocation(config, [short], None, picture=tmp_path / "trade-off.png")
     assert (tmp_path / "trade-off.png").read_bytes().startswith(b"\x89PNG")
-    assert "Equal wall time was not measured" in render_allocation(result)
+    text = render_allocation(result)
+    assert "Equal wall time was not measured" in text and "of this one training" in text and "branches" not in text
 
 
 def test_what_is_done_is_not_played_again(subject, tmp_path, monkeypatch):
@@ -295,12 +349,17 @@ def test_the_share_of_the_oracles_gain():
     row = result["gain"][0]
     assert row["mean"] == pytest.approx(0.75, abs=0.01) and row["low"] < 0.75 < row["high"]
     assert row["trainings"] == pytest.approx([0.75] * 3, abs=0.02)
-    assert result["heads"]["gain"][0]["mean"] == pytest.approx(0.75, abs=0.01)
     against = {row["against"]: row for row in result["differences"]}
     assert against["random"]["verdict"] == against["fixed"]["verdict"] == "better"
     assert against["oracle"]["verdict"] == "worse"
     papers = {(row["rule"], row["against"]): row["verdict"] for row in result["paper"]}
     assert papers == {("paper", "random"): "better", ("confidence", "paper"): "better"}
+
+
+def test_of_an_oracle_that_is_worse_than_random_nobody_has_a_share():
+    result = compare_made_up(*[{"oracle @ 1.5": (0.4, 1.5), "confidence @ 1.5": (0.35, 1.5)}] * 3)
+    assert np.isnan(result["gain"][0]["mean"]) and np.isnan(result["gain"][0]["trainings"]).all()
+    assert "nothing to gain" in render_allocation(result)
 
 
 def test_one_training_that_disagrees_is_enough_to_doubt():
@@ -334,8 +393,8 @@ def test_the_error_of_the_state_is_in_metres_and_what_is_lost_is_as_wrong_as_can
     names, columns = ("a_x", "a_y", "b_x", "b_y"), StateColumns(points={"a": ("a_x", "a_y"), "b": ("b_x", "b_y")})
 
     class Probe:
-        def __init__(self):
-            self.columns = columns
+        def __init__(self, digest="one"):
+            self.columns, self.digest = columns, digest
 
         def read(self, pictures):
             places = np.array([[[0.0, 0.0], [0.1, 0.0]]] * 4, dtype=np.float32)
@@ -343,6 +402,8 @@ def test_the_error_of_the_state_is_in_metres_and_what_is_lost_is_as_wrong_as_can
             return StateReading(places, seen, np.zeros((4, 0)), np.zeros((4, 0)))
 
     state = np.array([[0.03, 0.04, 0.1, 0.01]] * 2 + [[5.0, 0.0, 0.1, 0.0], [np.nan] * 4], dtype=np.float32)
+    keys = {state_error(Probe(digest), names).key for digest in ("one", "one", "two")}
+    assert len(keys) == 2
     error = state_error(Probe(), names)(state, np.zeros((4, 8, 8, 3), np.uint8))
     assert error[:3] == pytest.approx([0.03, 0.125, 0.1]) and np.isnan(error[3])
 
@@ -359,7 +420,9 @@ def test_what_the_environment_moves_is_not_held_against_the_world():
 
 def test_points_that_a_schedule_has_no_room_for_are_left_out(trained, heads, cases):
     config = AllocationConfig(mean_steps=(1.5, 2.0, 2.5))
-    assert config.points(3) == (1.5, 2.0, 2.5) and config.points(2) == (1.5,) and config.head_points(2) == (1.5,)
+    assert config.points(3) == (1.5, 2.0, 2.5) and config.points(2) == (1.5,) and config.control_points(2) == (1.5,)
+    assert config.control_points(3) == (1.5, 2.0)
+    assert AllocationConfig(mean_steps=(1.25, 1.7)).control_points(3) == (1.7,)
     alone = dataclasses.replace(trained, levels=(1.0,))
     with pytest.raises(ValueError, match=r"schedule\.levels"):
         measure(CONFIG, Subject(0, alone, heads, cases), None, {})

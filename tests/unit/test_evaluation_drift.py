@@ -11,7 +11,7 @@ pytest.importorskip("matplotlib")
 
 from exporters.evaluation.cases import held_out_cases
 from exporters.evaluation.config import EvaluationConfig
-from exporters.evaluation.drift.checkpoints import Checkpoints, Moments, difference
+from exporters.evaluation.drift.checkpoints import Checkpoints, Moments
 from exporters.evaluation.drift.free_play import Free, SdkPlay, TorchPlay
 from exporters.evaluation.drift.free_player import free_actions
 from exporters.evaluation.drift.measure import DriftConfig, run_drift
@@ -19,6 +19,7 @@ from exporters.evaluation.drift.progress import Progress
 from exporters.evaluation.drift.state import StateReadout
 from exporters.evaluation.drift.statistics import first_run, frame_statistics, real_windows
 from exporters.evaluation.drift.table import draw_drift, render_drift
+from exporters.evaluation.interval import share
 from exporters.evaluation.playing import play
 from exporters.evaluation.response.action_probe import Reading
 from exporters.evaluation.response.trials import TurnTrials
@@ -167,21 +168,19 @@ def test_forks_are_asked_before_each_checkpoint_and_counted_there():
     assert np.array_equal(again.hits(), asked.hits(), equal_nan=True)
 
 
-def test_the_difference_between_checkpoints_is_in_points_with_an_interval():
-    rng = np.random.default_rng(0)
-    first, later = (Moments((rng.random(800) < p).astype(float), 800) for p in (0.9, 0.8))
-    found = difference(first, later)
-    assert found["low"] < found["points"] < found["high"] < 0
-    assert found["points"] == pytest.approx(-10, abs=4)
-    assert found["high"] - found["low"] == pytest.approx(2 * 1.96 * 100 * np.sqrt((0.09 + 0.16) / 800), rel=0.2)
-    full = Moments(np.ones(100), 300)
-    found = difference(full, full)  # of full marks one cannot be surer than of 300 hits in 300
-    assert found["points"] == 0.0 and found["low"] == pytest.approx(-1.26, abs=0.1) == -found["high"]
-    one_start = Moments(np.repeat(first.shares, 3), 2400)
-    thrice = Moments(first.shares, 2400)  # three trials that always agree are one
-    assert difference(first, thrice) == pytest.approx(difference(first, first))
-    assert difference(first, one_start)["high"] < difference(first, thrice)["high"]
-    assert difference(first, Moments(np.empty(0), 0)) is None
+def test_trials_of_one_start_are_not_independent():
+    shares = (np.random.default_rng(3).random(90) < 0.9).astype(float)  # its trials always agree
+    found = Moments(shares, np.zeros(90, int)).share()
+    assert found == pytest.approx(share(shares > 0.5), abs=0.002) and found["cases"] == 90
+    full = Moments(np.ones(90), np.zeros(90, int)).share()
+    assert full == pytest.approx(share(np.ones(90, bool)), abs=1e-4)
+    asked = Checkpoints((10,), moments=5, spacing=2, hold=3, trials=Echo())
+    replay = Replay(np.full((20, 4, 4, 3), 10, np.uint8))
+    for tick in range(1, 11):
+        replay.tick = tick
+        asked.look(tick, replay)
+    (row,) = asked.result()["checkpoints"]  # "one" always obeys, "none" never: five starts, not ten cases
+    assert row["all"]["cases"] == 5 and row["all"]["high"] - row["all"]["low"] > 0.5
 
 
 def test_free_play_through_the_sdk(tiny_world):
@@ -291,7 +290,11 @@ def test_the_curves_and_the_tables_show_response_and_state(tiny_world, dataset, 
     draw_drift(tmp_path / "curves.png", result)
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     text = render_drift(json.loads(json.dumps(result)))
-    assert "| tick | moments | one | none | all | change |" in text
+    assert "| tick | moments | one | none | all | change, of these sessions |" in text
+    for row in result["response"]["checkpoints"][1:]:
+        row["difference"]["sessions"] = 3
+    text = render_drift(json.loads(json.dumps(result)))
+    assert "| tick | moments | one | none | all | change |" in text and "of these sessions" not in text
     assert "| ticks | all there | red | green | certainty of bar_rad |" in text
 
 

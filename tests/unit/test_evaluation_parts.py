@@ -81,6 +81,8 @@ def test_cases_hold_what_was_recorded_and_no_reset(dataset, trained, cases):
         assert not (start < CUT < start + 9)
         asked = cases.actions[row].argmax(dim=1).numpy()
         assert np.array_equal(asked[1:], episode.actions[start : start + 8])  # actions[j] led to frames[j]
+    assert cases.recording.tolist() == [0] * 4 + [1] * 4
+    assert cases.units.tolist() == list(range(8))  # too few for stretches of neighbours
     for recording in (starts[:4], starts[4:]):
         assert all(b - a >= 6 for a, b in itertools.pairwise(recording))
     assert torch.allclose(cases.latents, trained.encode(cases.frames[:, :WINDOW]))
@@ -150,7 +152,7 @@ def test_the_verdict_on_added_steps_is_the_one_that_was_built_in():
     easy = np.arange(60) % 4 == 0
     masks = {"all": np.ones((60, 1), bool), "easy": easy[:, None], "hard": hard[:, None]}
     steps = {name: values[name] for name in ("1 step", "2 steps")}
-    result = fidelity.summarise(values, steps, masks, fidelity.FidelityConfig(horizons=(8,)), 60)
+    result = fidelity.summarise(values, steps, masks, fidelity.FidelityConfig(horizons=(8,)), np.arange(60))
     assert result["added_steps_alone"] == result["added_steps"]
     verdicts = {row["frames"]: row["verdict"] for row in result["added_steps"]}
     assert verdicts["hard"] == verdicts["all"] == "better"

@@ -146,7 +146,7 @@ def test_all_finished_trainings_are_compared_and_played_once(run, tmp_path, caps
     result = json.loads(out.read_text())["parts"]["allocation"]["result"]
     assert result["trainings"] == [{"seed": seed, "kept": "post-hoc-gain"} for seed in (3, 12)]
     assert result["cases"] == 4 and {row["point"] for row in result["gain"]} == {2.0}
-    assert {row["head"] for row in result["heads"]["gain"]} == {"post-hoc-gain", "joint-residual"}
+    assert {row["head"] for row in result["heads"]["ranking"]} == {"post-hoc-gain", "joint-residual"}
     assert (tmp_path / "turning-allocation.png").exists()
     assert sorted(path.name.rsplit("-", 1)[0] for path in (tmp_path / "turning-allocation").iterdir()) == [
         "training-12-rollout-0",

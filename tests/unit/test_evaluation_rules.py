@@ -1,4 +1,4 @@
-"""Rules of step allocation, and the statistics that judge them, against values worked out by hand or by search."""
+"""Rules of step allocation against values worked out by hand or by search."""
 
 import itertools
 
@@ -13,7 +13,7 @@ import torch
 
 from dsa_runtime.controller import Controller, ControllerState, Outcome
 from dsa_runtime.spec import CalibrationSpec, Curve
-from exporters.evaluation.allocation.comparison import CostCurve, judge
+from exporters.evaluation.allocation.comparison import CostCurve
 from exporters.evaluation.allocation.policies import (
     AlternatingPolicy,
     ConfidencePolicy,
@@ -27,7 +27,6 @@ from exporters.evaluation.allocation.policies import (
     stop_smallest,
     table_threshold,
 )
-from exporters.evaluation.interval import interval, per_case, pooled_interval, pooled_ratio, share
 from exporters.evaluation.playing import TickView
 from exporters.model.rollout import Estimate
 from tests.tiny_trained import calibration, tiny_trained
@@ -169,73 +168,3 @@ def test_curves_are_mixed_linearly_between_their_runs():
     assert curve.at(2.5).tolist() == [3.0, 2.0]
     assert curve.at(3.0).tolist() == curve.at(3.2).tolist() == [2.0, 2.0]
     assert curve.at(0.5).tolist() == [8.0, 4.0]
-
-
-def test_the_unit_of_an_interval_is_the_case():
-    values = np.array([[1.0, 3.0], [5.0, 7.0], [0.0, 2.0]])
-    assert per_case(values).tolist() == [2.0, 6.0, 1.0]
-    many = interval(np.repeat(values, 50, axis=1))  # fifty times the seeds are not fifty times the evidence
-    once = interval(values)
-    assert many == once
-    assert once.mean == 3.0
-    assert once.standard_error == pytest.approx(np.std([2.0, 6.0, 1.0], ddof=1) / np.sqrt(3))
-    assert 1.0 <= once.low < 3.0 < once.high <= 6.0
-
-
-def test_an_interval_knows_on_which_side_of_zero_it_lies():
-    noise = np.random.default_rng(0).normal(0, 1, 200)
-    assert [interval(noise + shift).sign for shift in (-1.0, 0.0, 1.0)] == [-1, 0, 1]
-    assert np.isnan(interval(np.empty((0, 3))).mean)
-
-
-def test_the_bootstrap_covers_the_truth_about_as_often_as_it_says():
-    rng = np.random.default_rng(3)
-    covered = 0
-    for _ in range(200):
-        found = interval(rng.normal(1.0, 1.0, 40))
-        covered += found.low <= 1.0 <= found.high
-    assert 175 <= covered <= 199
-
-
-def test_trainings_are_units_of_their_own():
-    rng = np.random.default_rng(1)
-    cases = rng.normal(0.0, 1.0, 200)
-    same = np.stack([cases + 0.5] * 3)
-    # Three times the same training is no more evidence about the cases than one.
-    assert pooled_interval(same).low == pytest.approx(pooled_interval(same[:1]).low)
-    assert pooled_interval(same[:1]).low == pytest.approx(interval(cases + 0.5).low, abs=1e-9)
-    apart = same + np.array([[-0.6], [0.0], [0.6]])
-    assert pooled_interval(apart).mean == pytest.approx(pooled_interval(same).mean)
-    assert pooled_interval(apart).standard_error > 3 * pooled_interval(same).standard_error
-    holes = same.copy()
-    holes[1, 3] = np.nan
-    assert pooled_interval(holes).mean == pytest.approx(np.delete(cases, 3).mean() + 0.5)
-    assert np.isnan(pooled_interval(np.full((2, 4), np.nan)).low)
-
-
-def test_a_difference_counts_only_if_every_training_agrees():
-    cases = np.random.default_rng(2).normal(0.0, 0.1, 400)
-    agreed = np.stack([cases - 1.0, cases - 1.1, cases - 0.9])
-    found = judge(agreed, "lpips_real")
-    assert found["verdict"] == "better" and found["trainings"] == pytest.approx([one.mean() for one in agreed])
-    assert judge(-agreed, "lpips_real")["verdict"] == judge(agreed, "psnr_real_db")["verdict"] == "worse"
-    torn = np.stack([cases - 1.0] * 30 + [cases + 0.5])
-    assert pooled_interval(torn).high < 0 and judge(torn, "lpips_real")["verdict"] == "unclear"
-    assert judge(agreed + 1.0, "lpips_real")["verdict"] == "unclear"
-
-
-def test_a_share_of_nothing_is_no_number():
-    rng = np.random.default_rng(3)
-    gain = rng.normal(1.0, 0.2, (3, 60))
-    found = pooled_ratio(0.6 * gain, gain)
-    assert [found.mean, found.low, found.high] == pytest.approx([0.6] * 3)
-    noisy = pooled_ratio(0.6 * gain + rng.normal(0, 0.3, gain.shape), gain)
-    assert noisy.low < 0.6 < noisy.high
-    assert np.isnan(pooled_ratio(gain, gain - gain.mean()).mean)
-
-
-def test_shares_carry_wilsons_interval():
-    found = share(np.array([True] * 9 + [False]))
-    assert found["share"] == 0.9 and found["cases"] == 10
-    assert found["low"] == pytest.approx(0.5958, abs=1e-4) and found["high"] == pytest.approx(0.9821, abs=1e-4)
-    assert np.isnan(share(np.empty(0, bool))["share"])

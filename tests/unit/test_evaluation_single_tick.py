@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from exporters.evaluation.allocation.heads import Head, Heads  # noqa: E402
-from exporters.evaluation.allocation.scoring import TICK_RMS  # noqa: E402
+from exporters.evaluation.allocation.scoring import TICK_RMS, title  # noqa: E402
 from exporters.evaluation.allocation.single_tick import (  # noqa: E402
     Looks,
     SingleTickConfig,
@@ -45,7 +45,8 @@ def world(knows: float, seed: int = 0) -> tuple[Heads, Looks]:
 
 def test_a_head_that_knows_reaches_the_oracle_and_beats_the_controls():
     result = judge(SingleTickConfig(mean_steps=(2.0,)), [world(1.0), world(1.0, 1), world(1.0, 2)])
-    (point,) = result["points"]
+    point, by_name = result["points"]
+    assert (point["head"], by_name["head"]) == ("kept", "head") and by_name["scores"] == point["scores"]
     assert point["mean_steps"] == [2.0, 2.0, 2.0]
     for score in (TICK_RMS, "flip_real"):
         entry = point["scores"][score]
@@ -66,9 +67,71 @@ def test_a_head_that_knows_nothing_is_no_better_than_random():
     assert abs(entry["share_of_oracle"]["mean"]) < 0.15
 
 
+def test_of_an_oracle_that_is_worse_nobody_has_a_share():
+    trainings = []
+    for seed in range(3):
+        heads, seen = world(1.0, seed)
+        real = 20.0 - seen.scores["flip_real"]  # what is nearest to the full schedule is farthest from the real frame
+        trainings.append((heads, Looks({**seen.scores, "flip_real": real}, seen.logits, seen.motion)))
+    result = judge(SingleTickConfig(mean_steps=(2.0,)), trainings)
+    entry = result["points"][0]["scores"]
+    assert entry["flip_real"]["oracle"]["verdict"] == "unclear" and entry["flip_real"]["random"]["verdict"] == "worse"
+    assert np.isnan(entry["flip_real"]["share_of_oracle"]["mean"])
+    higher = [(heads, Looks({TICK_RMS: s.scores[TICK_RMS], "psnr_real_db": s.scores["flip_real"]}, s.logits, s.motion))
+              for heads, s in trainings]  # fmt: skip
+    found = judge(SingleTickConfig(mean_steps=(2.0,)), higher)["points"][0]["scores"]["psnr_real_db"]
+    assert found["share_of_oracle"]["mean"] == pytest.approx(1.0, abs=0.05)
+    text = render_single_tick(result)
+    assert "nothing to gain" in text and "branches that share its autoencoder" in text
+
+
+def test_neighbouring_moments_are_no_independent_evidence():
+    trainings = [world(0.3, seed) for seed in range(3)]
+    units = np.arange(400) // 40
+    alone, clustered = (
+        judge(SingleTickConfig(mean_steps=(2.0,)), trainings, of)["fixed"][0][TICK_RMS] for of in (None, units)
+    )
+    assert clustered["mean"] == alone["mean"]
+    assert clustered["high"] - clustered["low"] > 4 * (alone["high"] - alone["low"])
+
+
 def test_trainings_that_disagree_leave_it_unclear():
     result = judge(SingleTickConfig(mean_steps=(2.0,)), [world(1.0), world(1.0, 1), world(-1.0, 2)])
     assert result["points"][0]["scores"][TICK_RMS]["random"]["verdict"] == "unclear"
+
+
+def two_heads(kept: str, seed: int) -> tuple[Heads, Looks]:
+    """One head knows everything, the other nothing, and this training kept one of them."""
+    (_, good), (_, blind) = world(1.0, seed), world(0.0, seed)
+    by_name = {name: Head(name, torch.nn.Identity(), TABLE) for name in ("guesses", "knows")}
+    logits = {"knows": good.logits["head"], "guesses": blind.logits["head"]}
+    return Heads(by_name, kept), Looks(good.scores, logits, good.motion)
+
+
+def test_the_kept_head_is_each_trainings_own():
+    trainings = [two_heads(kept, seed) for seed, kept in enumerate(("guesses", "knows", "knows"))]
+    result = judge(SingleTickConfig(mean_steps=(2.0,)), trainings)
+    assert result["kept"] == ["guesses", "knows", "knows"]
+    points = {point["head"]: point["scores"][TICK_RMS]["random"]["trainings"] for point in result["points"]}
+    assert set(points) == {"kept", "guesses", "knows"}
+    assert points["kept"] == [points["guesses"][0], *points["knows"][1:]]
+    assert points["kept"][0] > -0.5 and max(points["kept"][1:]) < -1.9
+    ranks = {row["head"]: row["tick_rms"]["trainings"] for row in result["ranks"] if row["step"] == 1}
+    assert ranks["kept"] == [ranks["guesses"][0], *ranks["knows"][1:]]
+    text = render_single_tick(result)
+    assert "guesses, knows, knows" in text
+    (row,) = (line for line in text.splitlines() if line.startswith(f"| 2.00 | {title(TICK_RMS)} |"))
+    kept = next(point for point in result["points"] if point["head"] == "kept")
+    assert f"{kept['scores'][TICK_RMS]['random']['mean']:+.4g}" in row
+    assert "| guesses | 2.00 |" in text and "| knows | 2.00 |" in text and "| kept | 2.00 |" in text
+
+
+def test_a_head_that_has_no_name_is_the_kept_one():
+    _, seen = world(1.0)
+    heads = Heads({"kept": Head("kept", torch.nn.Identity(), TABLE)}, "kept")
+    seen = Looks(seen.scores, {"kept": seen.logits["head"]}, seen.motion)
+    result = judge(SingleTickConfig(mean_steps=(2.0,)), [(heads, seen)])
+    assert [point["head"] for point in result["points"]] == ["kept"]
 
 
 def test_steps_are_spent_where_the_confidence_is_low():

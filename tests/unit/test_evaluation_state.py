@@ -67,6 +67,11 @@ def test_a_kept_probe_reads_the_same_and_only_its_own_columns(small, probe, tmp_
     again, reading = StateProbe.load(tmp_path / "probe.npz", COLUMNS).read(frames), probe.read(frames)
     for name in ("points_m", "present", "angles_rad", "certainty"):
         assert np.array_equal(getattr(again, name), getattr(reading, name))
+    kept = StateProbe.load(tmp_path / "probe.npz", COLUMNS)
+    assert kept.digest == probe.digest
+    # Its measure of what is there counts too.
+    other = {**probe._arrays, "least": probe._arrays["least"] + 1}
+    assert StateProbe(COLUMNS, probe._size, other).digest != probe.digest
     with pytest.raises(ValueError, match="other columns"):
         StateProbe.load(tmp_path / "probe.npz", StateColumns(points={"red": ("red_x_m", "red_y_m")}))
     np.savez(tmp_path / "other.npz", weight=np.zeros(3))

@@ -116,6 +116,14 @@ def test_a_command_on_a_missing_dataset_explains_itself(tmp_path, capsys):
     assert "no dataset.json" in capsys.readouterr().err
 
 
+def test_nothing_to_record_is_refused_not_replaced_by_the_recipe(tmp_path, capsys):
+    recipe = "exporters/configs/defend_the_line.toml"
+    assert main(["record", recipe, "--folder", str(tmp_path / "data"), "--train", "0"]) == 1
+    assert "'train' needs at least one frame" in capsys.readouterr().err
+    assert main(["record", str(tmp_path)]) == 1
+    assert not (tmp_path / "data").exists()
+
+
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
     pytest.importorskip("vizdoom")

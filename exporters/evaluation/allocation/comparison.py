@@ -35,7 +35,6 @@ from exporters.evaluation.interval import pooled_interval, pooled_ratio
 MARGIN = 0.05
 """As good as the full schedule: worse by less than this share of the full schedule's own score, at 95 %."""
 STEPS, TIME = "steps", "time"
-_CONTROLS_IN_TIME = tuple(name for name in CONTROLS if name != ORACLE)
 
 
 @dataclass(frozen=True)
@@ -58,10 +57,14 @@ class CostCurve:
 
 
 def compare(
-    config: AllocationConfig, schedule: int, trainings: Sequence[Measured], costs: StepCosts | None
+    config: AllocationConfig,
+    schedule: int,
+    trainings: Sequence[Measured],
+    costs: StepCosts | None,
+    units: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """A JSON-ready result of S trainings on the same cases; `schedule` is K."""
-    table = _Table(schedule, config.points(schedule), config.head_points(schedule), trainings)
+    """A JSON-ready result of S trainings on the same cases; `schedule` is K. units: int64[B], `Cases.units`."""
+    table = _Table(schedule, config.points(schedule), config.control_points(schedule), trainings, units)
     heads = [name for name in trainings[0].heads.by_name if all(name in one.heads.by_name for one in trainings)]
     rules = [name for name in trainings[0].runs if all(name in one.runs for one in trainings)]
     return {
@@ -73,16 +76,8 @@ def compare(
         "rules": [_rule_row(table, name) for name in rules],
         "differences": list(_differences(table, costs)),
         "paper": list(_paper(table)),
-        "gain": [_gain(table, TESTED, point, score) for point in table.points for score in table.scores],
-        "heads": {
-            "ranking": rank_heads([(one.heads, one.ranking) for one in trainings], heads),
-            "gain": [
-                {"head": name, **_gain(table, name, point, score)}
-                for name in heads
-                for point in table.head_points
-                for score in table.scores
-            ],
-        },
+        "gain": [_gain(table, point, score) for point in table.control_points for score in table.scores],
+        "heads": {"ranking": rank_heads([(one.heads, one.ranking) for one in trainings], heads, units)},
         "same_quality": {"margin": MARGIN, "rows": list(_same_quality(table))},
         "costs": None if costs is None else costs.to_json(),
     }
@@ -95,10 +90,12 @@ class _Table:
         self,
         schedule: int,
         points: tuple[float, ...],
-        head_points: tuple[float, ...],
+        control_points: tuple[float, ...],
         trainings: Sequence[Measured],
+        units: np.ndarray | None,
     ) -> None:
-        self.schedule, self.points, self.head_points, self.trainings = schedule, points, head_points, trainings
+        self.units = units
+        self.schedule, self.points, self.control_points, self.trainings = schedule, points, control_points, trainings
         self.scores = list(trainings[0].runs[step_name(schedule)].scores)
         self._cases: dict[tuple[str, str], np.ndarray] = {}
 
@@ -119,7 +116,8 @@ class _Table:
             return [step_name(steps) for steps in range(1, self.schedule + 1)]
         if family == FIRST_FULL:
             return [*(rule(FIRST_FULL, steps) for steps in range(1, self.schedule)), full]
-        return [one, *(rule(family, point) for point in self.points), full]
+        points = self.points if family in (TESTED, RANDOM) else self.control_points
+        return [one, *(rule(family, point) for point in points), full]
 
     def at(self, family: str, score: str, cost: np.ndarray) -> np.ndarray:
         """float64[S, B] of a family at a cost float64[S] in mean steps."""
@@ -141,9 +139,9 @@ def _rule_row(table: _Table, name: str) -> dict[str, Any]:
         "rule": name,
         "mean_steps": float(table.steps(name).mean()),
         "step_shares": [float(np.mean([np.mean(s == k) for s in steps])) for k in range(1, table.schedule + 1)],
-        "scores": {score: asdict(pooled_interval(table.score(name, score))) for score in table.scores},
+        "scores": {score: asdict(pooled_interval(table.score(name, score), table.units)) for score in table.scores},
         "above_full": {
-            score: asdict(pooled_interval(table.score(name, score) - table.score(full, score)))
+            score: asdict(pooled_interval(table.score(name, score) - table.score(full, score), table.units))
             for score in table.scores
         },
     }
@@ -156,15 +154,16 @@ def _differences(table: _Table, costs: StepCosts | None) -> Iterator[dict[str, A
         spent = table.steps(name)
         for score in table.scores:
             tested = table.score(name, score)
-            controls = {control: table.score(rule(control, point), score) for control in CONTROLS}
+            played = CONTROLS if point in table.control_points else (RANDOM,)
+            controls = {control: table.score(rule(control, point), score) for control in played}
             controls |= {family: table.at(family, score, spent) for family in (FIXED, FIRST_FULL)}
             about = {"point": point, "mean_steps": float(spent.mean()), "score": score}
             for control, values in controls.items():
-                yield {"equal": STEPS, **about, "against": control, **judge(tested - values, score)}
+                yield {"equal": STEPS, **about, "against": control, **judge(tested - values, score, table.units)}
             if costs is not None:
-                for control in (*_CONTROLS_IN_TIME, FIXED, FIRST_FULL):
+                for control in (*(name for name in played if name != ORACLE), FIXED, FIRST_FULL):
                     values = table.at(control, score, spent * costs.head_ratio)
-                    yield {"equal": TIME, **about, "against": control, **judge(tested - values, score)}
+                    yield {"equal": TIME, **about, "against": control, **judge(tested - values, score, table.units)}
 
 
 def _paper(table: _Table) -> Iterator[dict[str, Any]]:
@@ -172,13 +171,14 @@ def _paper(table: _Table) -> Iterator[dict[str, Any]]:
     spent = table.steps(PAPER)
     for score in table.scores:
         paper, about = table.score(PAPER, score), {"mean_steps": float(spent.mean()), "score": score}
-        yield {"rule": PAPER, "against": RANDOM, **about, **judge(paper - table.score(RANDOM_AS_PAPER, score), score)}
-        yield {"rule": TESTED, "against": PAPER, **about, **judge(table.at(TESTED, score, spent) - paper, score)}
+        above, better = paper - table.score(RANDOM_AS_PAPER, score), table.at(TESTED, score, spent) - paper
+        yield {"rule": PAPER, "against": RANDOM, **about, **judge(above, score, table.units)}
+        yield {"rule": TESTED, "against": PAPER, **about, **judge(better, score, table.units)}
 
 
-def judge(difference: np.ndarray, score: str) -> dict[str, Any]:
+def judge(difference: np.ndarray, score: str, units: np.ndarray | None = None) -> dict[str, Any]:
     """Interval, the mean of each training, and the verdict on a difference float64[S, B] of a score."""
-    pooled = pooled_interval(difference)
+    pooled = pooled_interval(difference, units)
     with np.errstate(invalid="ignore"):
         means = [float(np.mean(one[~np.isnan(one)])) if not np.isnan(one).all() else float("nan") for one in difference]
     agreed = all(np.sign(mean) == pooled.sign for mean in means)
@@ -186,31 +186,22 @@ def judge(difference: np.ndarray, score: str) -> dict[str, Any]:
     return {**asdict(pooled), "trainings": means, "verdict": ("unclear", "better", "worse")[better]}
 
 
-def _gain(table: _Table, family: str, point: float, score: str) -> dict[str, Any]:
-    """Share of the way from random to the oracle that a family of heads goes, at what it spends itself.
+def _gain(table: _Table, point: float, score: str) -> dict[str, Any]:
+    """Share of the way from random to the oracle that the rule under test goes; all three spend the same.
 
-    Of the rule under test the controls spent exactly as much; those of another head are read off their curves.
+    Of other heads nothing of the kind is said here: no control was played that spends as they would (`measure.py`).
     """
-    if family == TESTED:
-        names = [rule(TESTED, point)] * len(table.trainings)
-    else:
-        kept = [one.heads.kept == family and point in table.points for one in table.trainings]
-        names = [rule(TESTED if own else family, point) for own in kept]
-    runs = [one.runs[name] for one, name in zip(table.trainings, names, strict=True)]
-    tested = np.stack([run.cases(score) for run in runs])
-    spent = np.asarray([run.mean_steps for run in runs])
-    if family == TESTED:
-        blind, best = (table.score(rule(control, point), score) for control in (RANDOM, ORACLE))
-    else:
-        blind, best = (table.at(control, score, spent) for control in (RANDOM, ORACLE))
-    parts = [pooled_ratio((blind - tested)[[s]], (blind - best)[[s]]).mean for s in range(len(tested))]
+    tested, blind, best = (table.score(rule(family, point), score) for family in (TESTED, RANDOM, ORACLE))
+    # Positive where better; of an oracle that is not, nobody can have a share.
+    gained, most = benefit_sign(score) * (tested - blind), benefit_sign(score) * (best - blind)
+    parts = [pooled_ratio(gained[[s]], most[[s]], table.units).mean for s in range(len(tested))]
     return {
         "point": point,
-        "mean_steps": float(spent.mean()),
+        "mean_steps": float(table.steps(rule(TESTED, point)).mean()),
         "score": score,
-        **asdict(pooled_ratio(blind - tested, blind - best)),
+        **asdict(pooled_ratio(gained, most, table.units)),
         "trainings": parts,
-        "above_random": judge(tested - blind, score),
+        "above_random": judge(tested - blind, score, table.units),
     }
 
 
@@ -227,7 +218,7 @@ def _same_quality(table: _Table) -> Iterator[dict[str, Any]]:
         for name in sorted(names, key=lambda one: float(table.steps(one).mean())):
             cells = {}
             for score in judged:
-                found = pooled_interval(table.score(name, score) - table.score(full, score))
+                found = pooled_interval(table.score(name, score) - table.score(full, score), table.units)
                 margin = MARGIN * float(np.nanmean(table.score(full, score)))
                 cells[score] = {**asdict(found), "margin": margin, "same": found.low <= 0 and found.high < margin}
             steps = float(table.steps(name).mean())

@@ -15,7 +15,7 @@ from exporters.evaluation.trained import TrainedWorld
 PAPER = "joint-residual"
 """The head that the paper trains: in the distillation, on the teacher's residual."""
 KEPT = "kept"
-"""What the generator's own head is called where a checkpoint does not name it."""
+"""The head that a training keeps, whichever that is; so is a generator's own called where a checkpoint has no name."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,10 @@ class Heads:
     def best(self) -> Head:
         """The kept head."""
         return self.by_name[self.kept]
+
+    def name_of(self, name: str) -> str:
+        """`name`, or the kept head's for `KEPT`."""
+        return self.kept if name == KEPT else name
 
     @property
     def papers(self) -> Head:

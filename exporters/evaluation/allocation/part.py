@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,13 +52,13 @@ def run_allocation(
     cache     folder for what is done, so that a run that was broken off goes on
     """
     measured: list[Measured] = []
-    schedule = 0
+    schedule, units = 0, None
     for subject in subjects:
-        schedule = subject.trained.steps
+        schedule, units = subject.trained.steps, subject.cases.units
         measured.append(measure(config, subject, lpips, state_scores or {}, cache))
     if not measured:
         raise ValueError("allocation: no training to measure")
-    result = compare(config, schedule, measured, costs)
+    result = compare(config, schedule, measured, costs, units)
     if picture is not None:
         draw_trade_off(picture, result)
     return result
@@ -131,7 +133,8 @@ def state_error(probe: StateProbe, names: Sequence[str]) -> StateScore:
         # What could not be foreseen has no truth (`foreseeable`).
         return np.asarray(np.where(np.isnan(distance).any(axis=1), np.nan, known.mean(axis=1)), dtype=np.float64)
 
-    return error
+    told = [probe.digest, list(names), _LOST_M]
+    return StateScore(hashlib.sha256(json.dumps(told).encode()).hexdigest(), error)
 
 
 def foreseeable(state: np.ndarray, window: int, columns: StateColumns, names: Sequence[str]) -> np.ndarray:

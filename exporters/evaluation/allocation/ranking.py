@@ -19,11 +19,12 @@ from torch import Tensor
 from exporters.evaluation.allocation.heads import AllHeads, Heads, with_head
 from exporters.evaluation.allocation.scoring import picture_rms
 from exporters.evaluation.cases import Cases
-from exporters.evaluation.interval import Interval, resampled
+from exporters.evaluation.interval import pooled_interval
 from exporters.evaluation.metrics import PictureDistance
-from exporters.evaluation.playing import Policy, TickView, play
+from exporters.evaluation.playing import Played, Policy, TickView, play
 from exporters.evaluation.trained import TrainedWorld
 from exporters.model.autoencoder import pictures_to_uint8
+from exporters.model.generator import Context
 from exporters.training.benefit import GREY, OWN, Benefits
 from exporters.training.calibration import reliability
 
@@ -50,8 +51,12 @@ def witness(
     horizons: Sequence[int],
     lpips: PictureDistance | None,
     on_tick: Callable[[], object] | None = None,
-) -> Witnessed:
-    """Play under `policy`, which is asked with the kept head's logits, and look at every step's picture."""
+    context: Context | None = None,
+) -> tuple[Witnessed, Played]:
+    """Play under `policy`, which is asked with the kept head's logits, and look at every step's picture.
+
+    The rollouts are those of the kept head's rule: nobody has to play it again.
+    """
     names = list(heads.by_name)
     kept, seen = names.index(heads.kept), []
 
@@ -61,10 +66,11 @@ def witness(
             seen.append(_look(trained, view, cases.future[:, view.tick], lpips))
         return policy(replace(view, estimates=own))
 
-    play(with_head(trained, AllHeads([heads.by_name[name] for name in names])), cases, seed, watch, on_tick=on_tick)
+    asked = with_head(trained, AllHeads([heads.by_name[name] for name in names]))
+    played = play(asked, cases, seed, watch, on_tick=on_tick, context=context)
     logits, rms, signed = ([look[part] for look in seen] for part in range(3))
     together = None if lpips is None else np.stack(signed, axis=1)
-    return Witnessed(np.stack(logits, axis=1), np.stack(rms, axis=1), together)
+    return Witnessed(np.stack(logits, axis=1), np.stack(rms, axis=1), together), played
 
 
 def joined(parts: Sequence[Witnessed]) -> Witnessed:
@@ -74,8 +80,13 @@ def joined(parts: Sequence[Witnessed]) -> Witnessed:
     return Witnessed(logits, rms, np.concatenate(signed, axis=1) if signed else None)
 
 
-def rank_heads(trainings: Sequence[tuple[Heads, Witnessed]], names: Sequence[str]) -> list[dict[str, Any]]:
-    """Per head and step the rank correlations with the benefits, and the reliability over all steps, of S trainings."""
+def rank_heads(
+    trainings: Sequence[tuple[Heads, Witnessed]], names: Sequence[str], units: np.ndarray | None = None
+) -> list[dict[str, Any]]:
+    """Per head and step the rank correlations with the benefits, and the reliability over all steps, of S trainings.
+
+    units: int64[B], the cluster of each case.
+    """
     rows = []
     for name in names:
         columns = [list(heads.by_name).index(name) for heads, _ in trainings]
@@ -84,10 +95,10 @@ def rank_heads(trainings: Sequence[tuple[Heads, Witnessed]], names: Sequence[str
         for step in range(seen[0].rms.shape[2]):
             logits = [one.logits[:, :, step, column] for one, column in zip(seen, columns, strict=True)]
             row: dict[str, Any] = {"step": step + 1}
-            row["rms"] = spearman(logits, [one.rms[:, :, step] for one in seen])
+            row["rms"] = spearman(logits, [one.rms[:, :, step] for one in seen], units)
             if all(one.signed is not None for one in seen):
                 signed = [one.signed[:, :, step] for one in seen if one.signed is not None]
-                row["signed"] = spearman(logits, signed)
+                row["signed"] = spearman(logits, signed, units)
                 row["mean_signed_benefit"] = float(np.mean(signed))
                 row["share_harmed"] = float(np.mean(np.asarray(signed) < 0))
             steps.append(row)
@@ -100,18 +111,20 @@ def rank_heads(trainings: Sequence[tuple[Heads, Witnessed]], names: Sequence[str
     return rows
 
 
-def spearman(logits: Sequence[np.ndarray], benefits: Sequence[np.ndarray]) -> dict[str, Any]:
+def spearman(
+    logits: Sequence[np.ndarray], benefits: Sequence[np.ndarray], units: np.ndarray | None = None
+) -> dict[str, Any]:
     """Rank correlation of -logit with the benefit, the mean of S trainings. Of float64[B, n] each.
 
-    1 ranks frames perfectly, 0 knows nothing. The interval resamples trainings and cases; the ranks are those of all.
+    1 ranks frames perfectly, 0 knows nothing. The interval is that of the mean product of the ranks,
+    taken as given, over trainings and cases, the latter in clusters `units` int64[B].
     """
     products, found = [], []
     for logit, benefit in zip(logits, benefits, strict=True):
         first, second = (_standard_ranks(values).reshape(logit.shape) for values in (-logit, benefit))
         products.append((first * second).mean(axis=1))
         found.append(float(products[-1].mean()))
-    low, high = np.quantile(resampled(np.stack(products)), [0.025, 0.975])
-    whole = Interval(float(np.mean(found)), float("nan"), float(low), float(high))
+    whole = pooled_interval(np.stack(products), units).within(-1.0, 1.0)
     return {"mean": whole.mean, "low": whole.low, "high": whole.high, "trainings": found}
 
 

@@ -31,8 +31,17 @@ TO_REAL = ("lpips_real", "flip_real")
 """Where 'as good as the full schedule' is decided, besides the scores of the state."""
 _RISING = ("psnr_real_db",)
 
-StateScore = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""(real state float32[n, S], frames uint8[n, H, W, 3]) -> error float64[n]; NaN where none can be told."""
+
+@dataclass(frozen=True)
+class StateScore:
+    """(real state float32[n, S], frames uint8[n, H, W, 3]) -> error float64[n]; NaN where none can be told."""
+
+    key: str
+    """Digest of all that `error` depends on besides its arguments; results that are kept on disk are known by it."""
+    error: Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+    def __call__(self, state: np.ndarray, frames: np.ndarray) -> np.ndarray:
+        return self.error(state, frames)
 
 
 def benefit_sign(score: str) -> int:

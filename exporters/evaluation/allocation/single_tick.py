@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from exporters.evaluation.allocation.heads import AllHeads, Heads, with_head
+from exporters.evaluation.allocation.heads import KEPT, AllHeads, Heads, with_head
 from exporters.evaluation.allocation.measure import Subject
 from exporters.evaluation.allocation.policies import best_spend, stop_smallest, table_threshold
 from exporters.evaluation.allocation.ranking import spearman
@@ -83,6 +83,7 @@ def look(
             latents=cases.latents[rows],
             actions=cases.actions[rows],
             state=None if cases.state is None else cases.state[rows],
+            recording=None if cases.recording is None else cases.recording[rows],
         )
         context, previous = warm(asked, some), some.latents[:, -1]
         rowed = []
@@ -129,8 +130,9 @@ def run_single_tick(
     state_scores: Mapping[str, StateScore],
 ) -> dict[str, Any]:
     """Measure; returns a JSON-ready result for `render_single_tick`. One subject per training seed, on equal cases."""
-    trainings = []
+    trainings, units = [], None
     for subject in subjects:
+        units = subject.cases.units
         batches = -(-len(subject.cases) // BATCH) * len(config.seeds)
         with tqdm(total=batches, desc=f"single ticks, training {subject.seed}", unit="batch", disable=None) as bar:
             seen = look(
@@ -139,33 +141,44 @@ def run_single_tick(
         trainings.append((subject.heads, seen))
     if not trainings:
         raise ValueError("single-tick: no training to measure")
-    return judge(config, trainings)
+    return judge(config, trainings, units)
 
 
-def judge(config: SingleTickConfig, trainings: Sequence[tuple[Heads, Looks]]) -> dict[str, Any]:
-    """Compare every head's rule with the controls at equal steps; JSON-ready. S trainings on the same cases."""
+def judge(
+    config: SingleTickConfig, trainings: Sequence[tuple[Heads, Looks]], units: np.ndarray | None = None
+) -> dict[str, Any]:
+    """Compare every head's rule with the controls at equal steps; JSON-ready. S trainings on the same cases.
+
+    The rows named `heads.KEPT` take from each training the head that it kept; the others one head by name.
+    units: int64[B], `Cases.units`.
+    """
     scores = list(trainings[0][1].scores)
     steps = trainings[0][1].scores[TICK_RMS].shape[2]
     fixed = [
-        {"steps": k + 1, **{s: _over(trainings, lambda seen: seen.scores[s][:, :, k]) for s in scores}}  # noqa: B023
+        {"steps": k + 1, **{s: _over(trainings, lambda seen: seen.scores[s][:, :, k], units) for s in scores}}  # noqa: B023
         for k in range(steps)
     ]
     worth = [
-        {"step": k + 1, **{s: _over(trainings, lambda seen: np.diff(seen.scores[s])[:, :, k - 1]) for s in scores}}  # noqa: B023
+        {
+            "step": k + 1,
+            **{s: _over(trainings, lambda seen: np.diff(seen.scores[s])[:, :, k - 1], units) for s in scores},  # noqa: B023
+        }
         for k in range(1, steps)
     ]
-    heads = list(trainings[0][0].by_name)
+    shared = [name for name in trainings[0][0].by_name if all(name in one.by_name for one, _ in trainings)]
+    heads = [KEPT, *(name for name in shared if name != KEPT)]
     known = {s: [seen.scores[s] for _, seen in trainings] for s in scores}
     known = {s: values for s, values in known.items() if not np.isnan(values).any()}
-    rows = [_point(trainings, name, mean, scores) for name in heads for mean in config.mean_steps]
+    rows = [_point(trainings, name, mean, scores, units) for name in heads for mean in config.mean_steps]
     ranks = [
         {
             "head": name,
             "step": k + 1,
             **{
                 score: spearman(
-                    [seen.logits[name][:, :, k] for _, seen in trainings],
+                    [seen.logits[one.name_of(name)][:, :, k] for one, seen in trainings],
                     [-benefit_sign(score) * (values[:, :, k] - values[:, :, -1]) for values in known[score]],
+                    units,
                 )
                 for score in known
             },
@@ -177,7 +190,7 @@ def judge(config: SingleTickConfig, trainings: Sequence[tuple[Heads, Looks]]) ->
         "config": asdict(config),
         "cases": int(trainings[0][1].motion.shape[0]),
         "trainings": len(trainings),
-        "kept": trainings[0][0].kept,
+        "kept": [one.kept for one, _ in trainings],
         "scores": scores,
         "fixed": fixed,
         "worth": worth,
@@ -186,14 +199,21 @@ def judge(config: SingleTickConfig, trainings: Sequence[tuple[Heads, Looks]]) ->
     }
 
 
-def _point(trainings: Sequence[tuple[Heads, Looks]], head: str, wanted: float, scores: Sequence[str]) -> dict[str, Any]:
+def _point(
+    trainings: Sequence[tuple[Heads, Looks]],
+    head: str,
+    wanted: float,
+    scores: Sequence[str],
+    units: np.ndarray | None,
+) -> dict[str, Any]:
     """One head at one operating point: its scores, and how far the controls are from them."""
     rules: dict[str, dict[str, list[np.ndarray]]] = {}
     means = []
     for heads, seen in trainings:
-        calibration = heads.by_name[head].calibration
+        own = heads.name_of(head)
+        calibration = heads.by_name[own].calibration
         threshold = table_threshold(calibration, wanted)
-        steps = spend(seen.logits[head], calibration["within_delta"], threshold)
+        steps = spend(seen.logits[own], calibration["within_delta"], threshold)
         means.append(float(steps.mean()))
         for rule, values in _rules(seen, steps, scores).items():
             for score, value in values.items():
@@ -202,16 +222,18 @@ def _point(trainings: Sequence[tuple[Heads, Looks]], head: str, wanted: float, s
     for score in scores:
         by_rule = {rule: np.stack(values[score]) for rule, values in rules.items()}
         tested = by_rule["confidence"]
-        entry: dict[str, Any] = {"mean": _plain(pooled_interval(tested))}
-        entry["above_full"] = _plain(pooled_interval(tested - by_rule["full"]))
+        entry: dict[str, Any] = {"mean": _plain(pooled_interval(tested, units))}
+        entry["above_full"] = _plain(pooled_interval(tested - by_rule["full"], units))
         for control in CONTROLS:
             gap = tested - by_rule[control]
-            found = pooled_interval(gap)
+            found = pooled_interval(gap, units)
             signs = {int(np.sign(np.nanmean(one))) for one in gap}
             better = found.sign * benefit_sign(score)
             verdict = ("unclear", "better", "worse")[better] if len(signs) == 1 else "unclear"
             entry[control] = {**_plain(found), "trainings": [float(np.nanmean(one)) for one in gap], "verdict": verdict}
-        reached = pooled_ratio(tested - by_rule["random"], by_rule["oracle"] - by_rule["random"])
+        # Positive where better; of an oracle that is not, nobody can have a share.
+        gained, most = (benefit_sign(score) * (by_rule[rule] - by_rule["random"]) for rule in ("confidence", "oracle"))
+        reached = pooled_ratio(gained, most, units)
         entry["share_of_oracle"] = _plain(reached)
         row["scores"][score] = entry
     return row
@@ -260,9 +282,11 @@ def _at(values: np.ndarray, steps: np.ndarray) -> np.ndarray:
     return np.take_along_axis(values, steps[:, :, None] - 1, axis=2)[:, :, 0]
 
 
-def _over(trainings: Sequence[tuple[Heads, Looks]], read: Callable[[Looks], np.ndarray]) -> dict[str, float]:
+def _over(
+    trainings: Sequence[tuple[Heads, Looks]], read: Callable[[Looks], np.ndarray], units: np.ndarray | None
+) -> dict[str, float]:
     """Mean and interval of what `read` gives per training, float64[B, S]."""
-    return _plain(pooled_interval(np.stack([read(seen).mean(axis=1) for _, seen in trainings])))
+    return _plain(pooled_interval(np.stack([read(seen).mean(axis=1) for _, seen in trainings]), units))
 
 
 def _plain(value: Interval) -> dict[str, float]:

@@ -7,17 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from exporters.evaluation.allocation.scoring import title
+from exporters.evaluation.allocation.heads import KEPT
+from exporters.evaluation.allocation.scoring import TICK_RMS, title
+from exporters.evaluation.allocation.table import SHARED
 
 
 def render_single_tick(result: Mapping[str, Any]) -> str:
-    """Markdown for a card: the kept head against the controls, what a step is worth, all heads' ranks."""
+    """Markdown for a card: the kept head against the controls, what a step is worth, all heads' rules and ranks."""
     scores = result["scores"]
     lines = [
         "### One frame after a real past",
         "",
         f"{result['cases']} held-out moments, {len(result['config']['seeds'])} noise seeds,"
-        f" {result['trainings']} training seed(s); 95 % bootstrap intervals over trainings and moments.",
+        f" {result['trainings']} training seed(s); 95 % intervals over moments"
+        f"{f' and trainings. {SHARED}' if result['trainings'] > 1 else ' of this one training.'}",
         "",
         "What the fixed schedules make, and what each added step changes:",
         "",
@@ -28,6 +31,8 @@ def render_single_tick(result: Mapping[str, Any]) -> str:
     lines += [f"| step {r['step']} | " + " | ".join(_signed(r[s]) for s in scores) + " |" for r in result["worth"]]
     lines += [
         "",
+        f"Each training keeps a head of its own: {', '.join(result['kept'])} (in the order of the trainings).",
+        "",
         "The kept head's rule less each control at the same number of steps (PSNR: more is better; else less), and the"
         " share it reaches of what an oracle that knows the distance to the full schedule gains over random:",
         "",
@@ -35,7 +40,7 @@ def render_single_tick(result: Mapping[str, Any]) -> str:
         "|--:|:--|:--|:--|:--|:--|:--|",
     ]
     for point in result["points"]:
-        if point["head"] != result["kept"]:
+        if point["head"] != KEPT:
             continue
         for score in scores:
             entry = point["scores"][score]
@@ -45,6 +50,19 @@ def render_single_tick(result: Mapping[str, Any]) -> str:
                 + " | ".join(cells)
                 + f" | {_signed(entry['above_full'])} | {_share(entry['share_of_oracle'])} |"
             )
+    lines += [
+        "",
+        f"Every head's own rule against the same shares of steps handed out blindly, by {title(TICK_RMS)}"
+        f" ({KEPT}: of each training the one that it kept):",
+        "",
+        "| head | mean steps | less random | share of the oracle's gain |",
+        "|:--|--:|:--|:--|",
+    ]
+    for point in result["points"]:
+        entry = point["scores"][TICK_RMS]
+        above = f"{_signed(entry['random'])} {entry['random']['verdict']}"
+        mean = f"{np.mean(point['mean_steps']):.2f}"
+        lines.append(f"| {point['head']} | {mean} | {above} | {_share(entry['share_of_oracle'])} |")
     lines += ["", "Rank correlation (Spearman) of each head's doubt with what the remaining steps improve:", ""]
     ranked = [s for s in scores if all(s in row for row in result["ranks"])]
     lines.append("| head | after step | " + " | ".join(title(s) for s in ranked) + " |")

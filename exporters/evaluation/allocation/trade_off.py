@@ -57,7 +57,7 @@ def draw_trade_off(path: Path, result: Mapping[str, Any]) -> None:
         cost += f" without a head (a step with head and decision counts {result['costs']['head_ratio']:.3f})"
     figure.supxlabel(
         f"{cost}\n{result['cases']} moments, noise seeds: {seeds}, trainings: {trainings};"
-        " bars: 95 % bootstrap interval of the confidence's difference",
+        " bars: 95 % interval of the confidence's difference",
         fontsize=9,
     )
     figure.savefig(path, dpi=100)

@@ -10,18 +10,33 @@ from typing import Any
 import numpy as np
 
 from exporters.evaluation.drift.free_play import FreePlay
-from exporters.evaluation.interval import share
+from exporters.evaluation.interval import interval, share
 from exporters.evaluation.response.trials import Trials
 
 _QUANTILE = 1.959964  # of the normal distribution, for 95 %
+FEWEST_SESSIONS = 3
+"""From so many on a change is one of sessions like these."""
 
 
 @dataclass(frozen=True)
 class Moments:
-    """shares: float64[n], of the trials asked at each moment those that were obeyed. trials: asked in all."""
+    """n starts: the moments of all sessions.
+
+    shares: float64[n], of the trials asked at each start those that were obeyed. sessions: int64[n], whose it is.
+    """
 
     shares: np.ndarray
-    trials: int
+    sessions: np.ndarray
+
+    def share(self) -> dict[str, float]:
+        """As `interval.share`, where a start is one case."""
+        if not len(self.shares):
+            return share(np.empty(0, dtype=bool))
+        return {**dict(zip(("share", "low", "high"), _wilson(self), strict=True)), "cases": len(self.shares)}
+
+    def by_session(self) -> dict[int, float]:
+        """The mean share of each session."""
+        return {int(one): float(self.shares[self.sessions == one].mean()) for one in np.unique(self.sessions)}
 
 
 class Checkpoints:
@@ -70,35 +85,45 @@ class Checkpoints:
                 continue
             stacked = np.stack(hits)
             asked = ~np.isnan(stacked)
-            every = stacked[asked] > 0.5
             by_name = {name: share(stacked[..., i][asked[..., i]] > 0.5) for i, name in enumerate(self._trials.names)}
-            known = stacked.reshape(-1, stacked.shape[2])
-            known = known[~np.isnan(known).all(axis=1)]
-            units.append(Moments(np.nanmean(known, axis=1) if len(known) else np.empty(0), every.size))
-            row = {"tick": checkpoint, "moments": len(known), "trials": by_name, "all": share(every)}
+            moment, session = np.nonzero(asked.any(axis=2))
+            known = stacked[moment, session]
+            units.append(Moments(np.nanmean(known, axis=1) if len(known) else np.empty(0), session))
+            row = {"tick": checkpoint, "moments": len(known), "trials": by_name, "all": units[-1].share()}
             rows.append({**row, "difference": difference(units[0], units[-1]) if len(units) > 1 else None})
         return {"trials": list(self._trials.names), "hold": self._hold, "checkpoints": rows}
 
 
-def difference(first: Moments, later: Moments) -> dict[str, float] | None:
+def difference(first: Moments, later: Moments) -> dict[str, Any] | None:
     """Share of `later` minus share of `first` in percentage points, with a 95 % interval; None without moments.
 
-    Newcombe's interval, from Wilson's of both, with as many cases as would scatter like the moments do: the trials of
-    one moment share a start and are no independent cases. A bootstrap would say "+0.0 .. +0.0" of two full marks.
+    `sessions`: how many were asked both times. Of three or more: Student's interval of the sessions' own differences,
+    which speaks of sessions like these. It is never narrower than the one for fewer, which speaks of these sessions
+    alone: Newcombe's, from Wilson's of both. A bootstrap would say "+0.0 .. +0.0" of two full marks.
     """
     if not len(first.shares) or not len(later.shares):
         return None
+    before, after = first.by_session(), later.by_session()
+    changes = np.asarray([after[session] - before[session] for session in sorted(before.keys() & after.keys())])
     (p, low, high), (q, least, most) = _wilson(first), _wilson(later)
+    paired = {"sessions": len(changes)}
+    points = float(changes.mean()) if len(changes) >= FEWEST_SESSIONS else q - p
     below, above = math.hypot(q - least, high - p), math.hypot(most - q, p - low)
-    return {"points": 100 * (q - p), "low": 100 * (q - p - below), "high": 100 * (q - p + above)}
+    if len(changes) >= FEWEST_SESSIONS:
+        half = interval(changes).high - points
+        below, above = max(below, half), max(above, half)
+    return {"points": 100 * points, "low": 100 * (points - below), "high": 100 * (points + above), **paired}
 
 
 def _wilson(moments: Moments) -> tuple[float, float, float]:
-    """Share and its 95 % interval."""
+    """Share and its 95 % interval, with as many cases as would scatter like the starts do, and no more than starts.
+
+    The trials of one start share all that came before and are no independent cases.
+    """
     share, count = float(moments.shares.mean()), len(moments.shares)
     scatter = float(moments.shares.var(ddof=1)) / count if count > 1 else 0.0
-    cases = share * (1 - share) / scatter if scatter > 0 else moments.trials
-    cases = min(max(cases, 1.0), moments.trials)
+    cases = share * (1 - share) / scatter if scatter > 0 else count
+    cases = min(max(cases, 1.0), count)
     square = _QUANTILE**2 / cases
     middle, half = share + square / 2, _QUANTILE * math.sqrt(share * (1 - share) / cases + square / (4 * cases))
-    return share, (middle - half) / (1 + square), (middle + half) / (1 + square)
+    return share, max((middle - half) / (1 + square), 0.0), min((middle + half) / (1 + square), 1.0)

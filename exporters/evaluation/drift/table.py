@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from exporters.evaluation.drift.checkpoints import FEWEST_SESSIONS
 from exporters.evaluation.drift.statistics import STATISTICS
 
 _TARGET_POINTS = 2.0  # the response to actions shall be within this of the first checkpoint's
@@ -90,14 +91,22 @@ def draw_drift(path: Path, result: Mapping[str, Any]) -> None:
 
 def _response_lines(response: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
     names = response["trials"]
+    known = [row["difference"]["sessions"] for row in response["checkpoints"] if row["difference"] is not None]
+    of_these = min(known, default=0) < FEWEST_SESSIONS
+    title = "change, of these sessions" if of_these else "change"
+    spread = (
+        "of these sessions alone, after Newcombe"
+        if of_these
+        else "over sessions, each paired with itself, after Student"
+    )
     lines = [
         "",
         f"Response to actions: in forks at up to {config['moments']} moments, {config['spacing']} ticks apart, before"
         f" each checkpoint, one action held for {response['hold']} ticks; share of forks that obey, as the probe of"
-        " this world reads them (95 % Wilson interval), and the change since the first checkpoint in percentage"
-        " points (95 % interval, Newcombe's).",
+        " this world reads them (95 % Wilson interval; of all, with a moment as one case), and the change since the"
+        f" first checkpoint in percentage points (95 % interval {spread}).",
         "",
-        "| tick | moments | " + " | ".join(names) + " | all | change |",
+        "| tick | moments | " + " | ".join(names) + f" | all | {title} |",
         "|--:|--:" + "|:--" * (len(names) + 1) + "|:--|",
     ]
     for row in response["checkpoints"]:
@@ -115,7 +124,7 @@ def _response_lines(response: Mapping[str, Any], config: Mapping[str, Any]) -> l
         lines += [
             "",
             f"At the last checkpoint the response {inside} within {_TARGET_POINTS:.0f} points of the first;"
-            f" {sure} of the interval is.",
+            f" {sure} of the interval{' (of these sessions)' if of_these else ''} is.",
         ]
     return lines
 

@@ -9,6 +9,7 @@ Run `python -m exporters.evaluation.state.probe CONFIG --out FILE` to train, che
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import time
 from collections.abc import Sequence
@@ -79,6 +80,15 @@ class StateProbe:
     def names(self) -> tuple[str, ...]:
         """The points' names."""
         return tuple(self.columns.points)
+
+    @property
+    def digest(self) -> str:
+        """Of its weights, scales, measures of presence and columns: of all that its readings depend on."""
+        about = {"format": FORMAT, "columns": asdict(self.columns), "size": list(self._size)}
+        found = hashlib.sha256(json.dumps(about).encode())
+        for name, value in sorted(self._arrays.items()):
+            found.update(f"{name} {value.dtype} {value.shape}".encode() + np.ascontiguousarray(value).tobytes())
+        return found.hexdigest()
 
     def read(self, pictures: np.ndarray, *, batch: int = 256) -> StateReading:
         """pictures: uint8[B, H, W, 3], of the size that the probe was trained on."""
