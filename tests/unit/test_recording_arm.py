@@ -1,6 +1,7 @@
 """The arm world: its players anywhere, its physics and pictures where MuJoCo and a software renderer are installed."""
 
 import importlib.util
+import os
 
 import numpy as np
 import pytest
@@ -80,12 +81,16 @@ def test_unknown_worlds_and_settings_are_named():
 
 @pytest.fixture(scope="module")
 def arm():
-    if importlib.util.find_spec("mujoco") is None:  # not imported here: the adapter chooses the renderer first
+    if importlib.util.find_spec("mujoco") is None:
         pytest.skip("MuJoCo is not installed")
+    os.environ.setdefault("MUJOCO_GL", "osmesa")
+    import mujoco
+
     try:
-        world = KINDS["mujoco-arm"].make(ArmConfig())
+        mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 16, 16).close()
     except Exception as error:  # PyOpenGL raises what the missing library happens to raise
         pytest.skip(f"MuJoCo cannot draw here (Debian: apt install libosmesa6): {type(error).__name__}")
+    world = KINDS["mujoco-arm"].make(ArmConfig())  # where an empty scene can be drawn, ours must be
     yield world
     world.close()
 
