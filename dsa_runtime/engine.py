@@ -63,12 +63,12 @@ class Engine:
         frames = [np.ascontiguousarray(frame, np.float32) for frame in frames]  # bound by address
         with cache.writing():
             binding, slot = self._write.io_binding(), np.asarray(slots, np.int32)
-            _bind_input(binding, "slot", slot)
+            bind_input(binding, "slot", slot)
             for index, (frame, pool) in enumerate(zip(frames, cache.pools, strict=True)):
                 kind, layer = "value" if index % 2 else "key", index // 2
-                _bind_input(binding, f"{kind}_{layer}", frame)
-                _bind_input(binding, f"{kind}_pool_{layer}", pool)
-                _bind_output(binding, f"{kind}_pool_out_{layer}", pool)  # the same memory: written in place
+                bind_input(binding, f"{kind}_{layer}", frame)
+                bind_input(binding, f"{kind}_pool_{layer}", pool)
+                bind_output(binding, f"{kind}_pool_out_{layer}", pool)  # the same memory: written in place
             try:
                 self._write.run_with_iobinding(binding)
             except Exception as error:
@@ -103,7 +103,7 @@ class Workspace:
         self._pixels: np.ndarray | None = None
         self._denoise_options, self._decode_options = ort.RunOptions(), ort.RunOptions()
         self._decode = self._graphs["decode"].io_binding()
-        _bind_input(self._decode, "latent", self.clean)
+        bind_input(self._decode, "latent", self.clean)
         self._bind_pools()
 
     def look_at(self, window: Window) -> None:
@@ -135,7 +135,7 @@ class Workspace:
                 if self._cache.pools is not self._pools:
                     self._bind_pools()
                 for index, pool in enumerate(self._pools):
-                    _bind_output(self._commit, f"{'value' if index % 2 else 'key'}_{index // 2}", pool[slot : slot + 1])
+                    bind_output(self._commit, f"{'value' if index % 2 else 'key'}_{index // 2}", pool[slot : slot + 1])
                 cost_ns = self._run("commit", self._commit)
         except BaseException:
             self._cache.release((slot,))
@@ -148,7 +148,7 @@ class Workspace:
         if self._pixels is None:
             frame = self._spec.frame
             self._pixels = np.empty((frame.height, frame.width, frame.channels), np.uint8)
-            _bind_output(self._decode, "frame", self._pixels[np.newaxis])
+            bind_output(self._decode, "frame", self._pixels[np.newaxis])
 
     def decode(self, latent: np.ndarray) -> tuple[np.ndarray, int]:
         """The picture, `uint8[H, W, 3]`, fresh, of `latent` (`float32[C, h, w]`). Raises `Interrupted` after
@@ -178,8 +178,8 @@ class Workspace:
         self._denoise = []
         for step in range(len(self._levels)):
             binding = self._bind_generator("denoise", self.latent, self._levels[step : step + 1])
-            _bind_output(binding, "clean", self.estimates[step : step + 1])
-            _bind_output(binding, "confidence_logit", self.logits[step : step + 1])
+            bind_output(binding, "clean", self.estimates[step : step + 1])
+            bind_output(binding, "confidence_logit", self.logits[step : step + 1])
             self._denoise.append(binding)
         self._commit = self._bind_generator("commit", self.clean, self._context_level)
 
@@ -192,7 +192,7 @@ class Workspace:
         for index, pool in enumerate(self._pools):
             named[f"{'value' if index % 2 else 'key'}_pool_{index // 2}"] = pool
         for name, array in named.items():
-            _bind_input(binding, name, array)
+            bind_input(binding, name, array)
         return binding
 
     def _run(self, graph: str, binding: ort.IOBinding, options: ort.RunOptions | None = None) -> int:
@@ -275,9 +275,9 @@ def _graph_shapes(spec: WorldSpec) -> tuple[dict[str, Shapes], dict[str, Shapes]
     return inputs, outputs
 
 
-def _bind_input(binding: ort.IOBinding, name: str, array: np.ndarray) -> None:
+def bind_input(binding: ort.IOBinding, name: str, array: np.ndarray) -> None:
     binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
 
 
-def _bind_output(binding: ort.IOBinding, name: str, array: np.ndarray) -> None:
+def bind_output(binding: ort.IOBinding, name: str, array: np.ndarray) -> None:
     binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)

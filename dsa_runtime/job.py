@@ -9,12 +9,11 @@ from contextlib import suppress
 from enum import Enum
 from queue import Empty, SimpleQueue
 from time import perf_counter_ns
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from .controller import Plan
-from .engine import Workspace
 from .tick import StoppedBy
 
 MS_PER_NS = 1e-6
@@ -38,6 +37,16 @@ class Sample(NamedTuple):  # a NamedTuple is made in a third of the time of a fr
     abandoned_ms: float
     """Spent on a step that was cut short."""
     decode_ms: float
+
+
+class Interruptible(Protocol):
+    """What a tick runs in: a `Workspace`."""
+
+    def interrupt_denoise(self) -> None:
+        """From any thread: let a denoising step that is running end."""
+
+    def interrupt(self) -> None:
+        """From any thread: as above, and decoding too."""
 
 
 class _Phase(Enum):
@@ -81,18 +90,23 @@ class Job:
         self._phase = _Phase.QUEUED
         self._step = 0
         self._late = self._left = False
-        self._workspace: Workspace | None = None
+        self._workspace: Interruptible | None = None
         self._bell: SimpleQueue[None] = SimpleQueue()  # in C; half the cost of a threading.Event
 
     # The worker's side.
 
-    def start(self, workspace: Workspace) -> bool:
+    def start(self, workspace: Interruptible) -> bool:
         """Whether the tick is still wanted; if so it now runs, in this workspace."""
         with self._lock:
             if self._phase is not _Phase.QUEUED:
                 return False
             self._phase, self._workspace = _Phase.RUNNING, workspace
             return True
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a tick that was started has not been given up."""
+        return self._phase is _Phase.RUNNING
 
     def may_take(self, step: int) -> bool:
         """Whether denoising step `step` may begin: not after the deadline, unless it is the first."""

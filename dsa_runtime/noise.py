@@ -11,6 +11,7 @@ distributions, which change between versions, nor (but for a rare last bit) on t
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -69,6 +70,25 @@ class NoiseSource:
         self._values[:] = normal[:, : self._size]
         self._drawn = (seed, tick)
         return self._values
+
+
+class ScheduleNoise:
+    """The noise of a tick's steps, each times its level. Not locked: one per session or worker."""
+
+    def __init__(self, shape: tuple[int, ...], levels: Sequence[float]) -> None:
+        """For latents of this shape, `[C, h, w]`."""
+        self._source = NoiseSource(math.prod(shape), len(levels))
+        self._levels = np.array(levels, np.float32).reshape(-1, *(1 for _ in shape))
+        self._noise = np.zeros((len(levels), *shape), np.float32)
+        self.of_step = list(self._noise)
+        """`float32[C, h, w]` per step: t_k * noise_k, in place."""
+        self._drawn: tuple[int, int] | None = None
+
+    def draw(self, seed: int, tick: int) -> None:
+        """Fill `of_step` for this tick; drawing the same one again costs nothing."""
+        if self._drawn != (seed, tick):
+            np.multiply(self._source.draw(seed, tick).reshape(self._noise.shape), self._levels, out=self._noise)
+            self._drawn = (seed, tick)
 
 
 def noise(shape: tuple[int, ...], seed: int, tick: int, step: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from functools import partial
 from queue import SimpleQueue
 from time import perf_counter_ns
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from .engine import Engine, Workspace
 from .frame_cache import FrameCache
@@ -38,7 +38,7 @@ class Runner:
         self._thread = threading.Thread(target=_serve, args=(self._tasks,), name=f"dsa-{engine.spec.name}", daemon=True)
         self._thread.start()
         weakref.finalize(self, self._tasks.put, None).atexit = False
-        _RUNNERS.add(self)
+        finish_at_exit(self)
 
     def post(self, task: Task) -> None:
         """Run `task` on the thread, after those posted before. It must not raise."""
@@ -152,10 +152,22 @@ def _serve(tasks: SimpleQueue[Task | None]) -> None:
         del task  # or it would keep a session alive while the thread waits
 
 
-_RUNNERS: weakref.WeakSet[Runner] = weakref.WeakSet()
+class Finishing(Protocol):
+    """Something with a thread."""
+
+    def close(self) -> None:
+        """Let the thread end, and wait for it."""
+
+
+def finish_at_exit(worker: Finishing) -> None:
+    """Close it when Python ends, if it is still there."""
+    _WORKERS.add(worker)
+
+
+_WORKERS: weakref.WeakSet[Finishing] = weakref.WeakSet()
 
 
 @atexit.register
 def _finish_all() -> None:
-    for runner in list(_RUNNERS):
-        runner.close()
+    for worker in list(_WORKERS):
+        worker.close()

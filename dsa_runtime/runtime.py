@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import numpy as np
 
+from .batcher import Batcher
 from .controller import ControllerState
 from .engine import Engine
 from .frame_cache import FrameCache, Window
@@ -24,6 +26,16 @@ class Runtime:
     def __init__(self, engine: Engine, cache: FrameCache, seeds: SeedContexts) -> None:
         self.spec, self.engine, self.cache, self.seeds = engine.spec, engine, cache, seeds
         self.runners = RunnerPool(engine, cache)
+        self._batcher: Batcher | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def batcher(self) -> Batcher:
+        """What makes the ticks of all batched sessions; started when first asked for."""
+        with self._lock:
+            if self._batcher is None:
+                self._batcher = Batcher(self.engine, self.cache)
+            return self._batcher
 
     def context(
         self, runner: Runner, latency: LatencyModel, seed: int, history: int
@@ -70,3 +82,5 @@ class Runtime:
     def close(self) -> None:
         """End the idle worker threads."""
         self.runners.close()
+        if self._batcher is not None:
+            self._batcher.close()

@@ -7,13 +7,14 @@ from time import perf_counter_ns
 
 import numpy as np
 
+from .calibration import CalibrationSpec
 from .controller import Controller, Plan
 from .engine import Interrupted, Workspace
 from .errors import EngineError
 from .frame_cache import Window
 from .job import MS_PER_NS, Job, Sample
 from .latency import Costs, LatencyModel
-from .noise import NoiseSource
+from .noise import ScheduleNoise
 from .spec import WorldSpec
 from .state import SessionState
 from .tick import StoppedBy
@@ -28,21 +29,15 @@ class Sampler:
 
     def __init__(self, spec: WorldSpec, workspace: Workspace) -> None:
         self._spec, self._workspace = spec, workspace
-        self._source = NoiseSource(workspace.latent.size, spec.schedule.steps)
-        self._levels = np.array(spec.schedule.levels, np.float32)
-        self._kept = [np.float32(1.0 - level) for level in spec.schedule.levels]
-        noise = self._noise = np.zeros_like(workspace.estimates)  # of step k, times the level of step k
-        self._noise_of, self._estimate_of = list(noise), list(workspace.estimates)
-        self._prepared: tuple[int, int] | None = None
+        self._noise = ScheduleNoise(spec.latent.shape, spec.schedule.levels)
+        self._kept = kept_shares(spec)
+        self._estimate_of = list(workspace.estimates)
 
     def prepare(self, window: Window, seed: int, tick: int) -> None:
         """Do in idle time what the coming tick needs; `run` does what it does not find."""
         self._workspace.look_at(window)
         self._workspace.prepare_pixels()
-        if self._prepared != (seed, tick):
-            noise = self._source.draw(seed, tick).reshape(self._noise.shape)
-            np.multiply(noise, self._levels[:, None, None, None], out=self._noise)
-            self._prepared = (seed, tick)
+        self._noise.draw(seed, tick)
 
     def warm_up(self, window: Window, latency: LatencyModel, runs: int) -> None:
         """Run each stage a few times: the first tick shall find threads started and costs known."""
@@ -70,7 +65,7 @@ class Sampler:
         workspace, latent = self._workspace, self._workspace.latent
         self.prepare(window, state.seed, state.tick)
         workspace.action[0] = job.action
-        latent[0] = self._noise_of[0]
+        latent[0] = self._noise.of_step[0]
         denoise_ms: tuple[float, ...] = ()
         abandoned_ms, logit, step = 0.0, 0.0, 0
         while True:
@@ -87,12 +82,13 @@ class Sampler:
                 break
             logit = workspace.logits.item(step)
             step += 1
-            stop = self._stop(job, plan, step, logit, controller, costs)
+            step_ms = None if step == len(costs.denoise_ms) else costs.denoise_ms[step]
+            stop = why_stop(job, plan, step, logit, controller, self._spec.calibration, step_ms, costs.decode_ms)
             if stop is not None:
                 stopped_by = stop
                 break
             np.multiply(self._estimate_of[step - 1], self._kept[step], out=latent[0])
-            latent += self._noise_of[step]
+            latent += self._noise.of_step[step]
         job.may_decode()
         estimate = self._estimate_of[step - 1].copy()
         pixels, decode_ns = workspace.decode(estimate)
@@ -105,22 +101,36 @@ class Sampler:
         """The picture `uint8[H, W, 3]` of a latent `float32[C, h, w]`."""
         return self._workspace.decode(latent)[0]
 
-    def _stop(
-        self, job: Job, plan: Plan, step: int, logit: float, controller: Controller, costs: Costs
-    ) -> StoppedBy | None:
-        """Why the tick ends after `step` denoising steps, or None if it goes on."""
-        if not math.isfinite(logit):
-            raise EngineError(f"denoise: the confidence logit of step {step} is {logit}")
-        if job.steps is not None:
-            return "request" if step == job.steps else None
-        if step >= plan.max_steps:
-            return "ceiling"
-        calibration = self._spec.calibration
-        if not controller.wants_more(plan, step, calibration.confidence(step, logit), score(logit)):
-            return "confidence"
-        elapsed_ms = (perf_counter_ns() - job.started_ns) * MS_PER_NS
-        fits = controller.admits(elapsed_ms, job.allowance_ms, costs.denoise_ms[step], costs.decode_ms)
-        return None if fits else "budget"
+
+def why_stop(
+    job: Job,
+    plan: Plan,
+    step: int,
+    logit: float,
+    controller: Controller,
+    calibration: CalibrationSpec,
+    step_ms: float | None,
+    decode_ms: float | None,
+) -> StoppedBy | None:
+    """Why the tick ends after `step` denoising steps, or None if it goes on.
+
+    `step_ms` and `decode_ms` are what a further step and the decoding are expected to cost.
+    """
+    if not math.isfinite(logit):
+        raise EngineError(f"denoise: the confidence logit of step {step} is {logit}")
+    if job.steps is not None:
+        return "request" if step == job.steps else None
+    if step >= plan.max_steps:
+        return "ceiling"
+    if not controller.wants_more(plan, step, calibration.confidence(step, logit), score(logit)):
+        return "confidence"
+    elapsed_ms = (perf_counter_ns() - job.started_ns) * MS_PER_NS
+    return None if controller.admits(elapsed_ms, job.allowance_ms, step_ms, decode_ms) else "budget"
+
+
+def kept_shares(spec: WorldSpec) -> list[np.float32]:
+    """1 - t_k per denoising step: what is left of the estimate before when step k's noise is added."""
+    return [np.float32(1.0 - level) for level in spec.schedule.levels]
 
 
 def score(logit: float) -> float:

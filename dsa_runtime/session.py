@@ -18,6 +18,7 @@ import numpy as np
 from . import reply
 from . import snapshot as snapshots
 from .arguments import check_budget, check_count, check_seed, check_steps
+from .batcher import Seat
 from .collection import COLLECTION_PAUSE
 from .controller import Controller, Outcome, Plan
 from .engine import Interrupted
@@ -60,8 +61,9 @@ class Session:
         on_miss: OnMiss,
         history: int,
         shown: np.ndarray,
+        seat: Seat | None = None,
     ) -> None:
-        """For `World.session` and `fork`: cheap, and takes over the window."""
+        """For `World.session` and `fork`: cheap, and takes over the window. With a `seat` its ticks are batched."""
         self.spec = runtime.spec
         self.latency = latency
         """Measured cost of the stages, shared with this session's forks."""
@@ -81,6 +83,12 @@ class Session:
         self._waiting: Job | None = None  # what a call is waiting for
         self._late: Job | None = None  # a tick that went on after its call had returned
         self._worker = Lease(runtime.runners)
+        self._seat = seat
+
+    @property
+    def batched(self) -> bool:
+        """Whether its ticks are made together with other sessions'; see `World.session`."""
+        return self._seat is not None
 
     @property
     def tick(self) -> int:
@@ -226,9 +234,12 @@ class Session:
         with self._settled():
             runtime, history, shown = self._runtime, self._past.maxlen or 0, self._newest[1]
             branches = [
-                Session(runtime, window, self._state, self._controller, self.latency, self._on_miss, history, shown)
+                Session(
+                    runtime, window, self._state, self._controller, self.latency, self._on_miss, history, shown,
+                    runtime.batcher.seat() if self.batched else None,
+                )
                 for window in runtime.cache.fork(self._window, n, history)
-            ]
+            ]  # fmt: skip
             if self._recording is not None:
                 for branch in branches:
                     branch._recording = dataclasses.replace(self._recording, decisions=self._recording.decisions.copy())
@@ -239,7 +250,7 @@ class Session:
         with self._entered:
             if not self._closed:
                 self._closed = True
-                self._worker.drain()
+                self._drain()
                 self._window.close()
 
     def __enter__(self) -> Session:
@@ -265,7 +276,10 @@ class Session:
         asked = spec.action_space.validate(action) if self._recording is not None else None
         job = self._waiting = Job(encoded, asked, steps, budget_ms, self._plan.credit_ms, started_ns)
         tick = self._state.tick
-        self._worker.post(partial(self._run, job))
+        if self._seat is None:
+            self._worker.post(partial(self._run, job))
+        else:
+            self._seat.post(job, self)
         try:
             self._await(job)
         except BaseException:
@@ -317,7 +331,8 @@ class Session:
     def _leave_ns(self, started_ns: int, allowance_ms: float) -> float:
         return started_ns + (allowance_ms - self._controller.guard_ms) * NS_PER_MS
 
-    # A tick, on the worker's side.
+    # A tick, on the worker's side. `_take_over` and `_learn` are the batcher's as well, which is the worker of batched
+    # sessions, and reads `_state`, `_window`, `_plan` and `_controller` where `_run` does.
 
     def _run(self, job: Job, runner: Runner) -> None:
         """Make a tick, let its caller go, and do what can wait until then."""
@@ -415,7 +430,7 @@ class Session:
         """Hold the session with nothing under way and, if asked for, the newest frame in the window."""
         self._enter()
         try:
-            self._worker.drain()
+            self._drain()
             late, self._late = self._late, None
             if commit:
                 if late is not None:
@@ -425,6 +440,11 @@ class Session:
             yield
         finally:
             self._entered.release()
+
+    def _drain(self) -> None:
+        if self._seat is not None:
+            self._seat.drain()
+        self._worker.drain()
 
     def _check_late(self, late: Job) -> None:
         if late.error is not None:

@@ -91,6 +91,7 @@ class World:
         threads: int | None = None,
         diagnosis: Diagnosis | None = None,
         record: bool = False,
+        batched: bool = False,
     ) -> Session:
         """Open a session that starts from `seed`.
 
@@ -107,6 +108,10 @@ class World:
         diagnosis    what `dsa doctor` found out about this machine: costs, so that the first ticks are judged as
                      well as the later ones, and its advice on threads and guard where none is given
         record       keep every decision in `session.recording`, for replay. Grows with every tick
+        batched      make its ticks together with those of the world's other batched sessions: for servers and for
+                     vector environments, where many sessions step at the same time, each on a thread of its own. The
+                     frames are the same; a tick takes as long as its company, and `latency_ms` says so. A step that is
+                     running when the deadline comes is finished, not abandoned
         """
         seed, history = check_seed(seed), check_count("history", history, 0, 1 << 20)
         if on_miss not in ON_MISS:
@@ -127,9 +132,12 @@ class World:
         if max_steps is not None:
             controller = dataclasses.replace(controller, max_steps=max_steps)
         runtime = self._runtime(self._threads if threads is None else check_threads(threads))
-        parts = Lease(runtime.runners).call(lambda runner: runtime.open(runner, latency, seed, history))
+        seat = runtime.batcher.seat() if batched else None
+        # A batched session runs none of the graphs alone, so there is nothing to warm up.
+        prepare = runtime.open if seat is None else runtime.context
+        parts = Lease(runtime.runners).call(lambda runner: prepare(runner, latency, seed, history))
         window, state, picture = parts
-        session = Session(runtime, window, state, controller, latency, on_miss, history, picture)
+        session = Session(runtime, window, state, controller, latency, on_miss, history, picture, seat)
         if record:
             session._recording = Recording.of(self.spec, self.form, seed)
         return session

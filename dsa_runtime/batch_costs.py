@@ -1,0 +1,33 @@
+"""BatchCosts: what a round costs, by how many rows it has."""
+
+from __future__ import annotations
+
+from .latency import SlidingQuantile
+
+_WINDOW = 240
+
+
+class BatchCosts:
+    """Recent costs in ms per stage and number of rows. One thread at a time."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, dict[int, SlidingQuantile]] = {}
+
+    def record(self, stage: str, rows: int, cost_ms: float) -> None:
+        """Enter one measured cost."""
+        sizes = self._known.setdefault(stage, {})
+        if rows not in sizes:
+            sizes[rows] = SlidingQuantile(_WINDOW)
+        sizes[rows].add(cost_ms)
+
+    def quantile(self, stage: str, rows: int, q: float) -> float | None:
+        """Cost in ms that the share `q` of recent runs stayed within; None while nothing is known of the stage.
+
+        A size that was never run is reckoned from the nearest one that was, in proportion if that is smaller: rows in
+        company are cheaper than that.
+        """
+        sizes = self._known.get(stage)
+        if not sizes:
+            return None
+        nearest = min(sizes, key=lambda size: (abs(size - rows), size))
+        return sizes[nearest].quantile(q) * max(1.0, rows / nearest)
