@@ -1,4 +1,4 @@
-"""Batcher: one thread that makes the ticks of many sessions, all their denoising steps in common engine calls.
+"""Batcher: a thread that makes the ticks of many sessions, all their denoising steps in common engine calls.
 
 It works in rounds. A round takes the most urgent of the ticks that are due, each at whatever step it is, and gives each
 of them one denoising step by one call; then every tick asks its own controller whether it goes on, and those that do
@@ -60,6 +60,7 @@ class Seat:
         self._batcher = batcher
         self._changed = threading.Condition()
         self._ticks = 0
+        weakref.finalize(self, batcher._seats.pop).atexit = False  # one less, whichever
 
     def post(self, job: Job, session: Session) -> None:
         """Make this tick, after the session's earlier ones. The batcher holds the session until it is done with it.
@@ -116,6 +117,7 @@ class Batcher:
         self._costs = BatchCosts()
         self._levels = [np.float32(level) for level in self._spec.schedule.levels]
         self._kept = kept_shares(self._spec)
+        self._seats: list[None] = []  # as a counter that threads may change at any time
         self._posted: deque[_Row] = deque()
         self._due: list[_Row] = []  # posted and not finished
         self._after: list[_Row] = []  # handed over, but not committed
@@ -129,8 +131,14 @@ class Batcher:
         weakref.finalize(self, self._bell.put, None).atexit = False
         finish_at_exit(self)
 
+    @property
+    def seats(self) -> int:
+        """Places taken, by sessions that have not been dropped."""
+        return len(self._seats)
+
     def seat(self) -> Seat:
         """A place for one more session."""
+        self._seats.append(None)
         return Seat(self, ScheduleNoise(self._spec.latent.shape, self._spec.schedule.levels))
 
     def post(self, row: _Row) -> None:

@@ -236,7 +236,7 @@ class Session:
             branches = [
                 Session(
                     runtime, window, self._state, self._controller, self.latency, self._on_miss, history, shown,
-                    runtime.batcher.seat() if self.batched else None,
+                    runtime.seat() if self.batched else None,
                 )
                 for window in runtime.cache.fork(self._window, n, history)
             ]  # fmt: skip

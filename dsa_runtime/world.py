@@ -104,7 +104,9 @@ class World:
                      `status` `repeated`, and goes on in the background; its frame is the next tick's past.
                      `raise`: it is undone and raises `DeadlineError`, on time
         history      ticks that `Session.rewind` can undo; each keeps one slot of the frame cache
-        threads      threads per graph; None for the world's. Sessions with the same number share graphs
+        threads      threads per graph; None for the world's; where that has none either, one per core, and a single one
+                     for batched sessions, which use the cores by as many batches. Sessions with the same number share
+                     graphs
         diagnosis    what `dsa doctor` found out about this machine: costs, so that the first ticks are judged as
                      well as the later ones, and its advice on threads and guard where none is given
         record       keep every decision in `session.recording`, for replay. Grows with every tick
@@ -131,8 +133,9 @@ class World:
             controller = dataclasses.replace(controller, threshold=threshold)
         if max_steps is not None:
             controller = dataclasses.replace(controller, max_steps=max_steps)
-        runtime = self._runtime(self._threads if threads is None else check_threads(threads))
-        seat = runtime.batcher.seat() if batched else None
+        threads = self._threads if threads is None else check_threads(threads)
+        runtime = self._runtime(1 if threads is None and batched else threads)
+        seat = runtime.seat() if batched else None
         # A batched session runs none of the graphs alone, so there is nothing to warm up.
         prepare = runtime.open if seat is None else runtime.context
         parts = Lease(runtime.runners).call(lambda runner: prepare(runner, latency, seed, history))
