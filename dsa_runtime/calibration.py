@@ -115,15 +115,19 @@ class CalibrationSpec:
     """What the confidence head's output means after denoising steps 1..K-1 (after step K nothing is left)."""
 
     delta: float
+    """After the first step; after the others too, unless `delta_by_step` says otherwise."""
     delta_unit: str
     default_threshold: float
     within_delta: tuple[Curve, ...]
-    """Probability that the frame is within `delta` of the full schedule's: the confidence users see."""
+    """Probability that the frame is within the step's delta of the full schedule's: the confidence users see."""
     benefit: tuple[Curve, ...]
     """Expected change that the remaining steps would still make, in `delta_unit`."""
     thresholds: tuple[OperatingPoint, ...]
     bounds: tuple[RiskBound, ...] = ()
     """Thresholds that keep a promise, one per alpha and delta; worlds may come without."""
+    delta_by_step: tuple[float, ...] = ()
+    """The delta of each curve of `within_delta`, beginning with `delta`; empty where it is `delta` for all. A later
+    step's is larger where a further step brings less for the same distance."""
 
     def __post_init__(self) -> None:
         _check(math.isfinite(self.delta) and self.delta > 0, "delta", f"must be positive, got {self.delta}")
@@ -137,6 +141,7 @@ class CalibrationSpec:
         _check(inside, "thresholds", "thresholds must lie in [0, 1], mean_steps must be at least 1")
         rising = sorted(set(levels)) == levels and sorted(steps) == steps
         _check(rising, "thresholds", "thresholds must rise strictly, and mean_steps must not fall")
+        self._check_delta_by_step()
         promises = {(bound.alpha, bound.delta) for bound in self.bounds}
         _check(len(promises) == len(self.bounds), "bounds", "alpha and delta of two of them are the same")
         certain = any(max(curve.value) >= 1 for curve in self.within_delta)
@@ -145,6 +150,20 @@ class CalibrationSpec:
             "within_delta",
             "with bounds, probabilities must stay below 1, so that threshold 1 is the full schedule",
         )
+
+    @property
+    def deltas(self) -> tuple[float, ...]:
+        """Of all steps but the last: how near to the full schedule's frame each step's confidence is about."""
+        return self.delta_by_step or (self.delta,) * len(self.within_delta)
+
+    def _check_delta_by_step(self) -> None:
+        deltas, needed = self.delta_by_step, len(self.within_delta)
+        if not deltas:
+            return
+        _check(len(deltas) == needed, "delta_by_step", f"needs one per curve of within_delta: {needed}")
+        positive = all(math.isfinite(delta) and delta > 0 for delta in deltas)
+        _check(positive, "delta_by_step", f"must be positive, got {list(deltas)}")
+        _check(deltas[0] == self.delta, "delta_by_step", f"must begin with delta, {self.delta}, got {deltas[0]}")
 
     def confidence(self, step: int, logit: float) -> float:
         """Calibrated confidence after step `step`, from the head's output; 1 after the last step."""

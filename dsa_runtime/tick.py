@@ -55,9 +55,9 @@ class Tick:
     steps: int
     """Denoising steps taken; 0 while they are not known (`repeated`, `skipped`)."""
     confidence: float
-    """Calibrated probability that this frame is within the world's `delta` of the full schedule's frame; 1.0
-    after the full schedule; 0.0 where no frame was made. The paper's policy judges by the uncalibrated head
-    instead, but this field means the same there."""
+    """Calibrated probability that this frame is within the world's delta of its last step (`CalibrationSpec.deltas`)
+    of the full schedule's frame; 1.0 after the full schedule; 0.0 where no frame was made. The paper's policy judges
+    by the uncalibrated head instead, but this field means the same there."""
     threshold: float | None
     """Confidence at which the tick would stop; None where the policy has no threshold."""
     stopped_by: StoppedBy

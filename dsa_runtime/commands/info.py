@@ -88,6 +88,7 @@ def describe_world(path_or_name: str) -> dict[str, Any]:
         "form_reason": choice.reason,
         "default_threshold": spec.calibration.default_threshold,
         "delta": spec.calibration.delta,
+        "delta_by_step": list(spec.calibration.deltas),
         "delta_unit": spec.calibration.delta_unit,
         "bounds": [encode(bound) for bound in spec.calibration.bounds],
         "native_budget_ms": spec.frame.period_ms,
@@ -134,6 +135,7 @@ def world_text(world: dict[str, Any]) -> str:
             ("frame", f"{frame['width']} x {frame['height']} at {frame['fps']:g} frames/s"),
             ("actions", f"{actions['type']}: {', '.join(actions['names'])}"),
             ("denoising", f"1 to {world['steps']} steps, threshold {world['default_threshold']:.2f} by default"),
+            ("confidence", _confidence_text(world)),
             *(("quality" if i == 0 else "", text) for i, text in enumerate(_bounds_text(world))),
             ("memory", f"{world['window']} frames"),
             ("form", f"{world['form']}: {world['form_reason']}"),
@@ -141,6 +143,14 @@ def world_text(world: dict[str, Any]) -> str:
         ]
     )
     return f"{world['name']} {world['version']}\n" + "\n".join(f"  {line}" for line in facts.splitlines())
+
+
+def _confidence_text(world: dict[str, Any]) -> str:
+    """What a frame's confidence is about."""
+    deltas = ", ".join(f"{delta:.3g} after step {k}" for k, delta in enumerate(world["delta_by_step"], 1))
+    if not deltas:
+        return "always 1: a single step is the full schedule"
+    return f"of being no further from the full schedule's frame than {deltas}; unit: {world['delta_unit']}"
 
 
 def _bounds_text(world: dict[str, Any]) -> list[str]:

@@ -6,5 +6,5 @@ response     does the world do what it is told?
 drift        thousands of ticks of free play
 allocation   are steps that go where the confidence is low worth more than as many steps spent otherwise?
 
-`report` runs the parts; `cases` and `playing` give them moments and rollouts, `metrics`, `lpips`, `interval` figures.
+`report` runs the parts; `cases` and `playing` give them moments and rollouts, `metrics`, `interval` figures.
 """

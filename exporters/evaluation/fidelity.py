@@ -19,9 +19,10 @@ from tqdm import tqdm
 
 from exporters.evaluation.cases import Cases
 from exporters.evaluation.interval import interval, per_case
-from exporters.evaluation.metrics import PictureDistance, change_quartile, compare, copy_last
+from exporters.evaluation.metrics import change_quartile, compare, copy_last
 from exporters.evaluation.playing import TickView, play
 from exporters.evaluation.trained import TrainedWorld
+from exporters.model.lpips import PictureDistance
 from exporters.training.pictures import save_grid
 
 COPY_LAST, CEILING = "copy last", "autoencoder"

@@ -1,16 +1,16 @@
 """Picture metrics on batches of frames, one number per picture.
 
 Every function takes two batches `uint8[B, H, W, 3]` (or `float[B, H, W, 3]` in [0, 1]), sRGB, and returns
-`float64[B]`. Higher is better for PSNR and SSIM, lower for FLIP and LPIPS (`lpips.py`).
+`float64[B]`. Higher is better for PSNR and SSIM, lower for FLIP and LPIPS (`exporters/model/lpips.py`).
 """
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import numpy as np
 import torch
 from pytorch_msssim import ssim as _ssim
+
+from exporters.model.lpips import PictureDistance, as_float_pair
 
 # Two identical pictures have no finite PSNR; they get this. The smallest difference of a 64x64 frame is 89 dB.
 PSNR_CAP_DB = 100.0
@@ -18,12 +18,6 @@ SSIM_WINDOW = 7
 # A 64-pixel picture is looked at enlarged. FLIP's default observer sees 67 pixels per degree; eight times
 # enlargement leaves 67 / 8. Without this FLIP's contrast filter would blur away everything that differs.
 FLIP_PIXELS_PER_DEGREE = 67.0 / 8.0
-
-
-class PictureDistance(Protocol):
-    """A learned distance such as `lpips.Lpips`."""
-
-    def distance(self, reference: np.ndarray, test: np.ndarray) -> np.ndarray: ...
 
 
 def psnr(reference: np.ndarray, test: np.ndarray) -> np.ndarray:
@@ -94,25 +88,3 @@ def change_quartile(previous: np.ndarray, current: np.ndarray) -> np.ndarray:
     rank = np.empty(len(likeness), dtype=np.int64)
     rank[np.argsort(-likeness, kind="stable")] = np.arange(len(likeness))
     return np.asarray(rank * 4 // max(len(likeness), 1))
-
-
-def as_float_pair(reference: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Validates two batches and returns them as float32 in [0, 1]. The edge of this package."""
-    if reference.shape != test.shape:
-        raise ValueError(f"shapes differ: {list(reference.shape)} and {list(test.shape)}")
-    return as_float(reference, "reference"), as_float(test, "test")
-
-
-def as_float(frames: np.ndarray, name: str = "frames") -> np.ndarray:
-    """float32[B, H, W, 3] in [0, 1] from uint8 or float frames."""
-    if frames.ndim != 4 or frames.shape[3] != 3:
-        raise ValueError(f"{name} must be [B, H, W, 3], got {list(frames.shape)}")
-    if frames.dtype == np.uint8:
-        return np.asarray(frames / np.float32(255.0), dtype=np.float32)
-    if not np.issubdtype(frames.dtype, np.floating):
-        raise ValueError(f"{name} must be uint8 or float, got {frames.dtype}")
-    if not np.isfinite(frames).all():
-        raise ValueError(f"{name} holds NaN or infinity")
-    if frames.size and (frames.min() < 0.0 or frames.max() > 1.0):
-        raise ValueError(f"float {name} must lie in [0, 1], got [{frames.min():.3g}, {frames.max():.3g}]")
-    return frames.astype(np.float32, copy=False)

@@ -32,11 +32,11 @@ from exporters.evaluation.cases import held_out_cases
 from exporters.evaluation.drift.measure import DriftConfig
 from exporters.evaluation.drift.table import render_drift
 from exporters.evaluation.fidelity import FidelityConfig, render_fidelity, run_fidelity
-from exporters.evaluation.lpips import Lpips, LpipsUnavailable
 from exporters.evaluation.response.config import ResponseConfig
 from exporters.evaluation.response.turning import render_response
 from exporters.evaluation.state.fidelity import StateFidelityConfig, render_state
 from exporters.evaluation.trained import FINISHED, TrainedWorld, load_trained
+from exporters.model.lpips import Lpips, LpipsUnavailable
 from exporters.recording.dataset import Dataset
 from exporters.training.config import TrainConfig, load_config
 

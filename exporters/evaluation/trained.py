@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -39,16 +38,6 @@ class TrainedWorld:
     """Calibration tables by head."""
     kept: str | None = None
     """Name of the generator's own head and of `calibration`."""
-
-    def with_head(self, name: str) -> TrainedWorld:
-        """The same weights with another of the heads, and its table. Raises ValueError if there is none."""
-        if name not in self.heads:
-            raise ValueError(
-                f"head: {name!r} is not one of this run's: {', '.join(sorted(self.heads)) or 'it has none'}"
-            )
-        generator = copy.copy(self.generator)
-        generator._modules = {**self.generator._modules, "confidence": self.heads[name]}
-        return replace(self, generator=generator, calibration=self.calibrations[name], kept=name)
 
     @property
     def window(self) -> int:

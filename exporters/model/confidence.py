@@ -1,6 +1,7 @@
 """Confidence head: how sure the generator is that more denoising steps would not change this frame.
 
-It learns one of two targets by a likelihood of its own: the teacher's residual (the paper's), or the gain of going on.
+It learns one of three targets, each by a loss of its own: the teacher's residual (the paper's), the gain of going on
+as a distance, or what the next step is worth to the eye, which may be less than nothing.
 """
 
 from __future__ import annotations
@@ -53,3 +54,8 @@ def residual_loss(logit: Tensor, residual: Tensor, balance: float) -> Tensor:
 def gain_loss(logit: Tensor, gain: Tensor) -> Tensor:
     """Exponential likelihood of gains of mean 1 with rate exp(logit), one per entry: high logit, little to gain."""
     return gain * logit.clamp(-8, 8).exp() - logit
+
+
+def worth_loss(logit: Tensor, worth: Tensor) -> Tensor:
+    """Squared error of -logit against standardised, signed worths, one per entry: high logit, little worth."""
+    return (logit + worth).square()

@@ -14,10 +14,11 @@ import torch
 from exporters.model.autoencoder import Autoencoder
 from exporters.model.confidence import ConfidenceHead
 from exporters.model.generator import Generator
+from exporters.model.lpips import Lpips, LpipsUnavailable, PictureDistance
 from exporters.training.autoencoder import train_autoencoder
 from exporters.training.branch import BASE_STAGES, Base, load_base, run_folder
 from exporters.training.calibration import run_calibration
-from exporters.training.confidence import train_confidence
+from exporters.training.confidence import ConfidenceTraining, train_confidence
 from exporters.training.config import TrainConfig
 from exporters.training.consistency import train_consistency
 from exporters.training.data import Clips, encode_clips
@@ -142,6 +143,7 @@ def run_training(
         return result
 
     begin("confidence")
+    perceptual = perceptual_distance(config.confidence)
     fit = train_confidence(
         config.confidence,
         levels,
@@ -153,6 +155,7 @@ def run_training(
         result.autoencoder,
         train,
         validation,
+        perceptual,
     )
     result.generator, result.heads, result.kept = fit.generator, fit.heads, fit.kept
     gate("confidence", fit.gate)
@@ -163,12 +166,32 @@ def run_training(
     test = Clips.load(dataset, "test", width)
     encode_clips(test, result.autoencoder)
     result.calibrations, checked = run_calibration(
-        config.calibration, levels, own, fit.generator, fit.heads, fit.kept, result.autoencoder, validation, test
+        config.calibration,
+        levels,
+        own,
+        fit.generator,
+        fit.heads,
+        fit.kept,
+        result.autoencoder,
+        validation,
+        test,
+        perceptual,
     )
     result.calibration = result.calibrations[fit.kept]
     gate("calibration", checked)
     save_result(own / "generator.pt", result)
     return result
+
+
+def perceptual_distance(config: ConfidenceTraining) -> PictureDistance | None:
+    """The one that the recipe asks for; None, with a line that says so, where its weights cannot be had."""
+    if config.perceptual == "none":
+        return None
+    try:
+        return Lpips.load()
+    except LpipsUnavailable as reason:
+        print(f"no perceptual distance, so no head learns what a step is worth to the eye: {reason}", flush=True)
+        return None
 
 
 def _trained_seed(checkpoint: Path, number: int) -> int:

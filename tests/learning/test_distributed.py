@@ -55,6 +55,7 @@ critic_updates = 1
 learning_rate = 3e-4
 [confidence]
 rollouts = 2
+perceptual = "none"
 frames = 3
 heldout_rollouts = 2
 budget.steps = 5

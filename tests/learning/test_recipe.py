@@ -30,6 +30,7 @@ from exporters.training.risk import RiskTraining  # noqa: E402
 from exporters.training.run import load_result, run_training  # noqa: E402
 from exporters.training.stage import Budget, Stage  # noqa: E402
 from exporters.training.teacher import TeacherTraining  # noqa: E402
+from tests.tiny_trained import MeanDistance  # noqa: E402
 
 CPU = torch.device("cpu")
 MODEL = GeneratorConfig(
@@ -89,7 +90,15 @@ def toy(dataset: Path) -> TrainConfig:
         teacher=TeacherTraining(MODEL, Budget(steps=40), batch=8, clip=6, compiled=False),
         consistency=ConsistencyTraining(Budget(steps=6), batch=4, clip=6, levels=8, compiled=False),
         distillation=DistillationTraining(Budget(steps=4), batch=4, frames=3, longest=6, critic_updates=1),
-        confidence=ConfidenceTraining(rollouts=2, frames=3, heldout_rollouts=2, budget=Budget(steps=20), batch=32),
+        confidence=ConfidenceTraining(
+            rollouts=2,
+            frames=3,
+            heldout_rollouts=2,
+            budget=Budget(steps=20),
+            batch=32,
+            recorded_rollouts=1,
+            recorded_heldout_rollouts=1,
+        ),
         calibration=CalibrationTraining(rollouts=4, frames=4, risk=RiskTraining(rollouts=6, frames=2, candidates=3)),
     )
 
@@ -117,6 +126,7 @@ def test_every_stage_runs_and_a_second_run_changes_nothing(
         return train_confidence(*arguments, **options)
 
     monkeypatch.setattr("exporters.training.run.train_confidence", observed)
+    monkeypatch.setattr("exporters.training.run.perceptual_distance", lambda _: MeanDistance())
     first = run_training(config, runs, CPU)
     # All heads start from the same weights: those that the teacher began with, which no stage has touched.
     assert first.teacher is not None and first.student is not None
@@ -128,10 +138,11 @@ def test_every_stage_runs_and_a_second_run_changes_nothing(
     assert set(first.gates) == {"autoencoder", "teacher", "consistency", "distillation", "confidence", "calibration"}
     loaded = load_result(config, runs)
     assert loaded.generator is not None and loaded.levels == first.levels
-    heads = {"joint-residual", "joint-gain", "post-hoc-residual", "post-hoc-gain"}
+    heads = {"joint-residual", "joint-gain", "post-hoc-residual", "post-hoc-gain", "post-hoc-worth"}
     assert set(loaded.heads) == set(loaded.calibrations) == heads and loaded.kept in heads
     assert loaded.calibration == loaded.calibrations[loaded.kept] == first.calibration
-    assert len(calibration_spec(loaded.calibration).bounds) == 6
+    spec = calibration_spec(loaded.calibration)
+    assert len(spec.bounds) == 6 and spec.delta_by_step == tuple(loaded.calibration["delta_by_step"]) == spec.deltas
     bounds = loaded.calibration["bounds"]  # six rollouts prove nothing, so all of them are the full schedule
     assert [(row["alpha"], row["threshold"]) for row in bounds] == [(0.01, 1.0), (0.05, 1.0), (0.1, 1.0)] * 2
     for name, value in first.generator.state_dict().items():

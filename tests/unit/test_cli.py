@@ -62,7 +62,7 @@ def fails(result: tuple[int, str, str], *words: str) -> None:
 def test_without_arguments_it_prints_help(dsa: Run) -> None:
     status, out, err = dsa()
     assert (status, err) == (0, "")
-    for command in ("demo", "bench", "doctor", "replay", "info", "verify"):
+    for command in ("demo", "bench", "doctor", "replay", "info", "verify", "serve", "keys"):
         assert f"\n    {command}" in out
 
 
@@ -70,7 +70,7 @@ def test_version(dsa: Run) -> None:
     assert dsa("--version") == (0, f"dsa-runtime {dsa_runtime.__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", ["demo", "bench", "doctor", "replay", "info", "verify"])
+@pytest.mark.parametrize("command", ["demo", "bench", "doctor", "replay", "info", "verify", "serve"])
 def test_every_command_has_help(dsa: Run, command: str) -> None:
     status, out, _ = dsa(command, "--help")
     assert status == 0
@@ -161,7 +161,12 @@ def test_info_describes_one_world(dsa: Run, tiny_package: Path) -> None:
     assert status == 0
     assert (world["name"], world["steps"], world["window"]) == ("tiny", 4, 3)
     assert world["native_budget_ms"] == 50.0
-    assert "8 x 8 at 20 frames/s" in dsa("info", tiny_package)[1]
+    text = dsa("info", tiny_package)[1]
+    assert "8 x 8 at 20 frames/s" in text
+    deltas = [f"{delta:.3g} after step {k}" for k, delta in enumerate(world["delta_by_step"], 1)]
+    assert (
+        len(deltas) == 3 and f"the full schedule's frame than {', '.join(deltas)}; unit: {world['delta_unit']}" in text
+    )
 
 
 def test_info_tells_how_to_repair_an_overwritten_gpu_build(monkeypatch: pytest.MonkeyPatch) -> None:

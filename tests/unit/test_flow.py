@@ -12,7 +12,7 @@ pytest.importorskip("sklearn")
 
 from exporters.model.flow import add_noise, euler_step, precondition, schedule_levels  # noqa: E402
 from exporters.training.benefit import OWN, Benefits  # noqa: E402
-from exporters.training.calibration import calibrate, mean_steps, reliability  # noqa: E402
+from exporters.training.calibration import calibrate, delta_factors, mean_steps, reliability  # noqa: E402
 from exporters.training.muon import orthogonalise  # noqa: E402
 
 
@@ -61,6 +61,55 @@ def test_calibration_holds_on_other_samples() -> None:
     assert all(a["mean_steps"] <= b["mean_steps"] for a, b in itertools.pairwise(rows))
     chosen = next(r for r in rows if r["threshold"] == table["default_threshold"])
     assert chosen["mean_steps"] == pytest.approx(2.0, abs=0.15)
+
+
+def worth(saved: list[float], left: list[float]) -> Benefits:
+    """200 frames: what each next step saves in the mean, and the mean distance that is left; half were not compared."""
+    frames = torch.rand(200, 1, generator=torch.Generator().manual_seed(3)) * 2
+    frames[:100] /= frames[:100].mean()
+    perceptual = torch.tensor([*saved, 0.0]).flip(0).cumsum(0).flip(0).expand(200, -1).clone()
+    perceptual[100:] = torch.nan
+    squared = (frames * torch.tensor(left) / 127.5).square()
+    return Benefits([], torch.zeros(200, len(left), 1), squared, {OWN: -squared}, perceptual=perceptual)
+
+
+@pytest.mark.parametrize(
+    ("saved", "left", "factors"),
+    [
+        ([0.03, 0.01, 0.01], [4.0, 4.0, 2.0], [1.0, 3.0, 1.5]),
+        ([0.01, 0.03], [4.0, 4.0], [1.0, 1 / 3]),
+        ([0.03, 0.001], [4.0, 4.0], [1.0, 4.0]),  # clamped
+        ([0.03, -0.01], [4.0, 4.0], [1.0, 4.0]),  # a step that does harm
+        ([0.001, 0.03], [4.0, 4.0], [1.0, 0.25]),
+        ([-0.01, 0.03], [4.0, 4.0], [1.0, 1.0]),  # nothing to compare with
+    ],
+)
+def test_a_steps_delta_grows_as_what_a_grey_level_of_it_is_worth_falls(
+    saved: list[float], left: list[float], factors: list[float]
+) -> None:
+    found = worth(saved, left)
+    assert delta_factors(found) == pytest.approx(factors, rel=1e-4)
+    table = calibrate(found, target_steps=1.5)
+    assert table["delta_by_step"] == pytest.approx([factor * table["delta"] for factor in factors], rel=1e-4)
+    assert table["delta_by_step"][0] == table["delta"]
+
+
+def test_without_a_perceptual_distance_every_step_has_the_same_delta() -> None:
+    assert delta_factors(samples(0, True)) is None and "delta_by_step" not in calibrate(samples(0, True), 2.0)
+
+
+def test_each_steps_confidence_is_about_its_own_delta() -> None:
+    """Twice the delta for steps 2 and 3: their probabilities hold for that, and not for the first one's."""
+    seen, others = samples(0, True), samples(1, True)
+    for some in (seen, others):
+        left = some.rms.mean(dim=0)
+        saved = left / left[0] * torch.tensor([0.02, 0.01, 0.01])
+        some.perceptual = torch.cat([saved, torch.zeros(1)]).flip(0).cumsum(0).flip(0).expand(4000, -1)
+    table = calibrate(seen, target_steps=2.0)
+    assert table["delta_by_step"] == pytest.approx([table["delta"] * factor for factor in (1, 2, 2)], rel=1e-4)
+    assert reliability(others, table)["expected_calibration_error"] < 0.03
+    del table["delta_by_step"]
+    assert reliability(others, table)["expected_calibration_error"] > 0.1
 
 
 def test_a_head_that_knows_nothing_gets_a_flat_curve() -> None:

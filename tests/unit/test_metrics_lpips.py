@@ -8,8 +8,8 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("pytorch_msssim")
 
-from exporters.evaluation import lpips as module
-from exporters.evaluation.lpips import Lpips, LpipsUnavailable, flatten, unpickle_arrays
+from exporters.model import lpips as module
+from exporters.model.lpips import Lpips, LpipsUnavailable, flatten, unpickle_arrays
 
 _SHAPES = ((11, 11, 3, 64), (5, 5, 64, 192), (3, 3, 192, 384), (3, 3, 384, 256), (3, 3, 256, 256))
 
@@ -76,7 +76,7 @@ def test_everything_but_arrays_is_refused_by_the_unpickler(value):
 
 def test_without_cache_and_download_the_error_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    with pytest.raises(LpipsUnavailable, match=r"python -m exporters\.evaluation\.lpips"):
+    with pytest.raises(LpipsUnavailable, match=r"python -m exporters\.model\.lpips"):
         Lpips.load(download=False)
 
 

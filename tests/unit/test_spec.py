@@ -38,6 +38,18 @@ def test_round_trip(text: str) -> None:
     assert spec.frame.period_ms == 50.0
 
 
+def test_every_step_may_have_a_delta_of_its_own(document: Document) -> None:
+    delta = document["calibration"]["delta"]
+    document["calibration"]["delta_by_step"] = [delta, 3 * delta, 2 * delta]
+    spec = read(document)
+    assert spec.calibration.deltas == (delta, 3 * delta, 2 * delta)
+    assert WorldSpec.from_json(spec.to_json()) == spec
+    del document["calibration"]["delta_by_step"]  # as in packages made before there was such a thing
+    older = read(document)
+    assert older.calibration.delta_by_step == () and older.calibration.deltas == (delta,) * 3
+    assert WorldSpec.from_json(older.to_json()) == older
+
+
 @pytest.mark.parametrize(
     ("written", "read_as"),
     [
@@ -126,6 +138,10 @@ def drop(path: str) -> Callable[[Document], None]:
         (put("graphs/commit", "elsewhere.onnx"), "world.json.graphs.commit:"),
         (put("graphs/commit", 3), "world.json.graphs.commit: expected a string"),
         (put("calibration/delta", -0.1), "world.json.calibration.delta:"),
+        (put("calibration/delta_by_step", 1.0), "world.json.calibration.delta_by_step: expected an array"),
+        (put("calibration/delta_by_step", [0.05, 0.1]), "world.json.calibration.delta_by_step: needs one per curve"),
+        (put("calibration/delta_by_step", [0.05, 0.1, 0]), "world.json.calibration.delta_by_step: must be positive"),
+        (put("calibration/delta_by_step", [0.1, 0.1, 0.1]), "world.json.calibration.delta_by_step: must begin with"),
         (put("calibration/default_threshold", 1.5), "world.json.calibration.default_threshold:"),
         (put("calibration/within_delta", []), "world.json.calibration.within_delta: needs a curve"),
         (put("calibration/benefit/1/logit", [1.0, 1.0]), "world.json.calibration.benefit[1].logit:"),

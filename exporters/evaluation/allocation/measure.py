@@ -43,9 +43,9 @@ from exporters.evaluation.allocation.ranking import Witnessed, joined, witness
 from exporters.evaluation.allocation.scoring import Run, Scorer, StateScore
 from exporters.evaluation.cases import Cases
 from exporters.evaluation.fidelity import step_name
-from exporters.evaluation.metrics import PictureDistance
 from exporters.evaluation.playing import Played, Policy, play, warm
 from exporters.evaluation.trained import TrainedWorld
+from exporters.model.lpips import PictureDistance
 
 TESTED = "confidence"
 FIXED, FIRST_FULL, PAPER = "fixed", "first full", "paper"

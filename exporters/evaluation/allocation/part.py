@@ -20,10 +20,10 @@ from exporters.evaluation.allocation.scoring import StateScore
 from exporters.evaluation.allocation.trade_off import draw_trade_off
 from exporters.evaluation.cases import Cases, held_out_cases
 from exporters.evaluation.config import StateColumns
-from exporters.evaluation.metrics import PictureDistance
 from exporters.evaluation.state.frames import real_frames, state_truth
 from exporters.evaluation.state.probe import StateProbe, load_or_train_state
 from exporters.evaluation.trained import TrainedWorld, load_trained
+from exporters.model.lpips import PictureDistance
 from exporters.recording.dataset import Dataset
 from exporters.training.benefit import collect_benefits
 from exporters.training.branch import run_folder

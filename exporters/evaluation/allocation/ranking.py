@@ -20,11 +20,11 @@ from exporters.evaluation.allocation.heads import AllHeads, Heads, with_head
 from exporters.evaluation.allocation.scoring import picture_rms
 from exporters.evaluation.cases import Cases
 from exporters.evaluation.interval import pooled_interval
-from exporters.evaluation.metrics import PictureDistance
 from exporters.evaluation.playing import Played, Policy, TickView, play
 from exporters.evaluation.trained import TrainedWorld
 from exporters.model.autoencoder import pictures_to_uint8
 from exporters.model.generator import Context
+from exporters.model.lpips import PictureDistance
 from exporters.training.benefit import GREY, OWN, Benefits
 from exporters.training.calibration import reliability
 

@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from exporters.evaluation.cases import Cases
-from exporters.evaluation.metrics import PictureDistance, flip, psnr
+from exporters.evaluation.metrics import flip, psnr
 from exporters.evaluation.playing import Played
 from exporters.evaluation.trained import TrainedWorld
 from exporters.model.autoencoder import pictures_to_uint8
+from exporters.model.lpips import PictureDistance
 
 TICK_RMS = "tick_rms"
 SCORES = {

