@@ -20,6 +20,8 @@ Architecture. Arrows point one way, and each file holds one noun:
                      caller waits with a timeout and is its own watchdog
     job, reply       one tick between the caller that waits and the worker that makes it, and what it came to
     runner, runtime  worker threads and buffers, lent to sessions for a tick, so that forking is cheap
+    batcher          one thread that makes the ticks of many sessions in common rounds; batch, batch_costs are its
+                     buffers and what it knows of their cost
     sampler          the denoising loop of one tick, from noise to pixels
     controller       how many denoising steps a frame gets; pure arithmetic over confidence, budget and
                      measured costs
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from .doctor import Diagnosis as Diagnosis
     from .errors import ActionError as ActionError
     from .errors import BudgetError as BudgetError
+    from .errors import BusyError as BusyError
     from .errors import CancelledError as CancelledError
     from .errors import DeadlineError as DeadlineError
     from .errors import DiagnosisError as DiagnosisError
@@ -59,6 +62,9 @@ if TYPE_CHECKING:
     from .errors import EngineError as EngineError
     from .errors import QualityError as QualityError
     from .errors import RecordingError as RecordingError
+    from .errors import ServerError as ServerError
+    from .errors import ServerGoneError as ServerGoneError
+    from .errors import ServingError as ServingError
     from .errors import SessionError as SessionError
     from .errors import SnapshotError as SnapshotError
     from .errors import WorldError as WorldError
@@ -66,6 +72,10 @@ if TYPE_CHECKING:
     from .package import bundled_worlds as bundled_worlds
     from .quality import Quality as Quality
     from .recording import Recording as Recording
+    from .serving.client import Connection as Connection
+    from .serving.client import connect as connect
+    from .serving.remote_session import RemoteSession as RemoteSession
+    from .serving.spectator import Spectator as Spectator
     from .session import Session as Session
     from .spec import WorldSpec as WorldSpec
     from .tick import Tick as Tick
@@ -83,6 +93,10 @@ _HOMES = {
     "MultiBinary": "actions",
     "Box": "actions",
     "Session": "session",
+    "connect": "serving.client",
+    "Connection": "serving.client",
+    "RemoteSession": "serving.remote_session",
+    "Spectator": "serving.spectator",
     "Controller": "controller",
     "Quality": "quality",
     "RiskBound": "calibration",
@@ -102,6 +116,10 @@ _HOMES = {
     "SnapshotError": "errors",
     "RecordingError": "errors",
     "DiagnosisError": "errors",
+    "ServingError": "errors",
+    "ServerError": "errors",
+    "BusyError": "errors",
+    "ServerGoneError": "errors",
 }
 
 __all__ = [*_HOMES, "__version__"]

@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, ModuleType]]:
-    from .commands import bench, demo, doctor, info, replay, verify
+    from .commands import bench, demo, doctor, info, keys, replay, serve, verify
 
     commands = {
         "demo": demo,
@@ -62,6 +62,8 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, ModuleType]]:
         "info": info,
         "verify": verify,
         "replay": replay,
+        "serve": serve,
+        "keys": keys,
     }
     parser = _Parser(prog="dsa", description="Play neural worlds under a time budget per tick.")
     parser.add_argument("--version", action="version", version=f"dsa-runtime {__version__}")

@@ -49,3 +49,31 @@ class RecordingError(DsaError, ValueError):
 
 class DiagnosisError(DsaError, ValueError):
     """A diagnosis is damaged, or was made for another world or another machine. Names the field."""
+
+
+class ServingError(DsaError, ValueError):
+    """A server was asked for something unsafe or impossible: an address, a key, a limit. Says what to change."""
+
+
+class ServerError(DsaError, RuntimeError):
+    """A server refused a request for a reason that has no class of its own, or answered with what makes no sense."""
+
+    def __init__(self, message: str, *, code: str = "", retry: bool = False) -> None:
+        super().__init__(message)
+        self.code = code
+        """As in the protocol: `version`, `unsupported`, `internal`, ...; empty if the server did not say one."""
+        self.retry = retry
+        """Whether the same request may succeed later."""
+
+
+class BusyError(ServerError):
+    """A server has no room for what was asked for now. Nothing has happened; try again later, or elsewhere."""
+
+
+class ServerGoneError(ServerError, ConnectionError):
+    """A server does not answer, has restarted, or has given the session up. Other sessions may live on."""
+
+    def __init__(self, message: str, *, code: str = "", snapshot: bytes | None = None) -> None:
+        super().__init__(message, code=code)
+        self.snapshot = snapshot
+        """The session as the server handed it back, for `restore` elsewhere; None if it could not."""

@@ -165,6 +165,11 @@ class World:
         """Start contexts in the package; seed s starts from context `s % contexts`."""
         return self._seeds.count
 
+    @property
+    def slots(self) -> int:
+        """Slots of the frame cache that are in use."""
+        return self._cache.used
+
     def close(self) -> None:
         """End the worker threads and remove what loading unpacked. Idempotent; close the sessions first."""
         for runtime in self._runtimes.values():

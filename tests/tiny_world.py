@@ -53,8 +53,13 @@ def write_tiny_world(
     sink: int = 0,
     window: int = WINDOW,
     name: str = "tiny",
+    height: int = HEIGHT,
+    width: int = WIDTH,
 ) -> Path:
-    """Write the package to `folder` and return it. The start contexts and the weights are always the same."""
+    """Write the package to `folder` and return it. The start contexts and the weights are always the same.
+
+    height, width   of its frames, multiples of `GRID`; they cost a larger picture and no more arithmetic than that
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(20240521)
     weights = {
@@ -72,11 +77,11 @@ def write_tiny_world(
         _encode,
     }  # fmt: skip
     for file, build in builders.items():
-        graph = build(_Graph(weights), action_space.width, window)
+        graph = build(_Graph(weights, height, width), action_space.width, window)
         (folder / file).write_bytes(graph.model().SerializeToString())
-    _write_seeds(folder / "seeds.npz", action_space, window, rng)
+    _write_seeds(folder / "seeds.npz", action_space, window, (height, width), rng)
     (folder / "card.md").write_text("A test fixture, not a trained world.\n")
-    spec = _spec(folder, action_space, sink, window, name)
+    spec = _spec(folder, action_space, sink, window, name, (height, width))
     (folder / "world.json").write_text(spec.to_json())
     return folder
 
@@ -108,7 +113,8 @@ def pack(folder: Path, archive: Path, compression: int = zipfile.ZIP_STORED) -> 
 class _Graph:
     """Collects nodes; weights are external, stored as float16 and cast in the graph, as in real packages."""
 
-    def __init__(self, weights: dict[str, np.ndarray]) -> None:
+    def __init__(self, weights: dict[str, np.ndarray], height: int, width: int) -> None:
+        self.height, self.width = height, width  # of frames
         self.nodes: list[onnx.NodeProto] = []
         self.inputs: list[onnx.ValueInfoProto] = []
         self.outputs: list[onnx.ValueInfoProto] = []
@@ -223,16 +229,18 @@ def _decode(graph: _Graph, actions: int, window: int) -> _Graph:
     rgb = graph.add("Sigmoid", graph.add("MatMul", _tokens(graph, latent), graph.weight("to_rgb")))
     scaled = graph.add("Mul", rgb, graph.constant(255.0))
     grid = graph.add("Reshape", graph.add("Round", scaled), graph.constant([0, GRID, 1, GRID, 1, 3], np.int64))
-    repeats = graph.constant([1, 1, HEIGHT // GRID, 1, WIDTH // GRID, 1], np.int64)
-    frame = graph.add("Reshape", graph.add("Tile", grid, repeats), graph.constant([0, HEIGHT, WIDTH, 3], np.int64))
-    graph.output("frame", TensorProto.UINT8, ["B", HEIGHT, WIDTH, 3], graph.add("Cast", frame, to=TensorProto.UINT8))
+    height, width = graph.height, graph.width
+    repeats = graph.constant([1, 1, height // GRID, 1, width // GRID, 1], np.int64)
+    frame = graph.add("Reshape", graph.add("Tile", grid, repeats), graph.constant([0, height, width, 3], np.int64))
+    graph.output("frame", TensorProto.UINT8, ["B", height, width, 3], graph.add("Cast", frame, to=TensorProto.UINT8))
     return graph
 
 
 def _encode(graph: _Graph, actions: int, window: int) -> _Graph:
-    frame = graph.input("frame", TensorProto.UINT8, ["B", HEIGHT, WIDTH, 3])
+    height, width = graph.height, graph.width
+    frame = graph.input("frame", TensorProto.UINT8, ["B", height, width, 3])
     unit = graph.add("Div", graph.add("Cast", frame, to=TensorProto.FLOAT), graph.constant(255.0))
-    blocks = graph.constant([0, GRID, HEIGHT // GRID, GRID, WIDTH // GRID, 3], np.int64)
+    blocks = graph.constant([0, GRID, height // GRID, GRID, width // GRID, 3], np.int64)
     means = graph.add("ReduceMean", graph.add("Reshape", unit, blocks), graph.constant([2, 4], np.int64), keepdims=0)
     latent = graph.add("Tanh", graph.add("MatMul", means, graph.weight("from_rgb")))
     graph.output(
@@ -263,8 +271,8 @@ def _write_weights(path: Path, weights: dict[str, np.ndarray]) -> None:
     path.write_bytes(content)
 
 
-def _write_seeds(path: Path, space: ActionSpace, window: int, rng: np.random.Generator) -> None:
-    frames = rng.integers(0, 256, (SEEDS, window, HEIGHT, WIDTH, 3), np.uint8)
+def _write_seeds(path: Path, space: ActionSpace, window: int, size: tuple[int, int], rng: np.random.Generator) -> None:
+    frames = rng.integers(0, 256, (SEEDS, window, *size, 3), np.uint8)
     shape = (SEEDS, window, *space.shape)
     if isinstance(space, Discrete):
         actions: np.ndarray = rng.integers(0, space.n, shape)
@@ -278,7 +286,9 @@ def _entry(path: Path) -> FileEntry:
     return FileEntry(hashlib.sha256(content).hexdigest(), len(content))
 
 
-def _spec(folder: Path, action_space: ActionSpace, sink: int, window: int, name: str) -> WorldSpec:
+def _spec(
+    folder: Path, action_space: ActionSpace, sink: int, window: int, name: str, size: tuple[int, int]
+) -> WorldSpec:
     curve = Curve((-4.0, 4.0), (0.0, 1.0))
     graphs = {
         "denoise": "denoise.plain.onnx", "commit": "commit.plain.onnx", "decode": "decode.onnx", "encode":
@@ -290,7 +300,7 @@ def _spec(folder: Path, action_space: ActionSpace, sink: int, window: int, name:
         version="0.0.1",
         licence="CC0-1.0",
         description="test fixture",
-        frame=FrameSpec(HEIGHT, WIDTH, 3, 20.0, 1, (4, 3)),
+        frame=FrameSpec(*size, 3, 20.0, 1, (4, 3)),
         action_space=action_space,
         latent=LatentSpec(CHANNELS, GRID, GRID),
         cache=CacheSpec(LAYERS, HEADS, HEAD_DIM, TOKENS, window, sink, 2, 100.0),

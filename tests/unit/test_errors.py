@@ -7,6 +7,7 @@ import pytest
 from dsa_runtime import (
     ActionError,
     BudgetError,
+    BusyError,
     CancelledError,
     DeadlineError,
     DiagnosisError,
@@ -14,6 +15,8 @@ from dsa_runtime import (
     EngineError,
     QualityError,
     RecordingError,
+    ServerError,
+    ServerGoneError,
     SessionError,
     SnapshotError,
     WorldError,
@@ -27,6 +30,7 @@ from dsa_runtime import (
         (SessionError, RuntimeError), (EngineError, RuntimeError), (DeadlineError, TimeoutError),
         (CancelledError, Exception), (SnapshotError, ValueError), (RecordingError, ValueError),
         (DiagnosisError, ValueError), (QualityError, ValueError),
+        (ServerError, RuntimeError), (BusyError, ServerError), (ServerGoneError, ConnectionError),
     ],
 )  # fmt: skip
 def test_every_error_has_the_root_and_a_builtin_type(error: type[Exception], builtin: type[Exception]) -> None:

@@ -45,7 +45,7 @@ LAYERS = {
     },
     "engine": {"package", "seeds", "frame_cache", "ort", "form", "engine", "batch", "snapshot"},
     "session": {"job", "reply", "sampler", "runner", "batcher", "runtime", "session", "world", "replay", "doctor"},
-    "serving": {"serving", "viewer"},
+    "serving": {"serving", "viewer", "capi"},
     "report": {"report"},
     "commands": {"commands"},
     "cli": {"cli"},
@@ -53,7 +53,7 @@ LAYERS = {
 RANK = {module: rank for rank, modules in enumerate(LAYERS.values()) for module in modules}
 
 # Parts of the SDK that the training side has no business with.
-NOT_FOR_EXPORTERS = {"serving", "viewer", "report", "commands", "cli"}
+NOT_FOR_EXPORTERS = {"serving", "viewer", "capi", "report", "commands", "cli"}
 
 # Distributions whose modules are named differently.
 MODULES = {"pyzmq": "zmq", "pillow": "PIL", "scikit-learn": "sklearn"}

@@ -1,0 +1,76 @@
+"""Heartbeat: renews the leases of a client's sessions while they are not stepped, as long as the client lives."""
+
+from __future__ import annotations
+
+import threading
+from time import monotonic
+from weakref import WeakSet
+
+from .channel import Channel
+from .fields import optional, uint64
+from .link import Link
+from .seat import Seat
+from .wire import Message, WireError
+
+_PER_LEASE = 4  # so that one or two that are lost do no harm
+
+
+class Heartbeat:
+    """A thread, which begins with the first session and sleeps most of the time. It keeps no session alive."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._seats: WeakSet[Seat] = WeakSet()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._ended = False
+
+    def add(self, seat: Seat) -> None:
+        """Look after a session."""
+        with self._changed:
+            self._seats.add(seat)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="dsa-heartbeat", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Idempotent."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify()
+        if self._thread not in (None, threading.current_thread()):  # which may be the one that collects garbage
+            self._thread.join()
+
+    def _run(self) -> None:
+        channel = Channel(self._link, read_late=True)
+        try:
+            while True:
+                with self._changed:
+                    leases = [place.lease_s for seat in self._seats if (place := seat.place) is not None]
+                    pause_s = min(leases, default=None)
+                    self._changed.wait(None if pause_s is None else pause_s / _PER_LEASE)
+                    if self._ended:
+                        return
+                    seats = list(self._seats)
+                self._beat(channel, seats)
+                del seats
+        finally:
+            channel.close()
+
+    def _beat(self, channel: Channel, seats: list[Seat]) -> None:
+        by_sid = {}
+        for seat in seats:
+            place = seat.place
+            if place is None:
+                continue
+            by_sid[place.sid] = seat
+            if monotonic() - seat.touched >= place.lease_s / _PER_LEASE:
+                channel.post(Message("ping", channel.next_id(), {"epoch": place.epoch, "sid": place.sid}))
+        try:
+            for message in channel.hear():  # in answer to earlier ones
+                sid = optional(uint64, message.fields, "sid")
+                if sid in by_sid:
+                    by_sid[sid].hand_over(message)
+        except WireError:
+            pass  # whoever that is; the sessions find out by themselves

@@ -1,0 +1,368 @@
+"""Sessions that outlive their server: the same frames, bit for bit, nothing lost and nothing twice."""
+
+from __future__ import annotations
+
+import math
+import random
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dsa_runtime import (
+    Connection,
+    Controller,
+    RemoteSession,
+    ServerGoneError,
+    Session,
+    SessionError,
+    World,
+    connect,
+    load_world,
+)
+from dsa_runtime.serving.wire import Message
+from tests.play import ACTIONS, play
+from tests.serving.lives import Lives
+from tests.serving.relay import relayed
+from tests.stages import WAIT_S, Gate
+from tests.tiny_world import write_tiny_world
+
+CONTROLLERS = [
+    Controller(threshold=0.5),
+    Controller(threshold=0.62, min_steps=2),
+    Controller(policy="fixed", max_steps=3),
+    Controller(policy="paper"),
+]
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_world: World) -> list[np.ndarray]:
+    with tiny_world.session(7) as alone:
+        return play(alone)
+
+
+@pytest.fixture
+def lives(tiny_world: World, tmp_path: Path) -> Iterator[Lives]:
+    with Lives(tiny_world, tmp_path) as served:
+        yield served
+
+
+@pytest.fixture
+def connection(lives: Lives) -> Iterator[Connection]:
+    with connect(lives.server.address, timeout_ms=WAIT_S * 1000) as connected:
+        yield connected
+
+
+class TestRestart:
+    @pytest.mark.parametrize("checkpoint_ticks", [1, 3, None])
+    def test_a_session_goes_on_where_it_was(
+        self, lives: Lives, connection: Connection, expected: list[np.ndarray], checkpoint_ticks: int | None
+    ) -> None:
+        frames = []
+        with connection.session(7, recover=True, checkpoint_ticks=checkpoint_ticks) as session:
+            for number, action in enumerate(ACTIONS):
+                if number in (0, 4, 5, 11):
+                    lives.restart()
+                tick = session.step(action, math.inf)
+                assert (tick.tick, session.tick) == (number, number + 1)
+                frames.append(tick.pixels)
+        np.testing.assert_array_equal(frames, expected)
+
+    def test_what_is_repeated_is_what_came_after_the_newest_checkpoint(
+        self, lives: Lives, connection: Connection
+    ) -> None:
+        with connection.session(7, recover=True, checkpoint_ticks=5) as session:
+            play(session, ACTIONS[:8])
+            lives.restart()
+            session.step(0)
+            assert connection.stats()["ticks"] == 3 + 1
+            play(session, ACTIONS[:5])
+            session.snapshot()  # is as good as a checkpoint
+            lives.restart()
+            session.step(0)
+            assert connection.stats()["ticks"] == 1
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_a_walk_through_everything(
+        self, tiny_world: World, lives: Lives, connection: Connection, seed: int
+    ) -> None:
+        """The same calls on a session in this process, and on one whose server restarts every now and then."""
+        rng = random.Random(seed)
+        local: Session = tiny_world.session(7, history=6)
+        remote: RemoteSession = connection.session(7, history=6, recover=True, checkpoint_ticks=4)
+        taken, undoable = [local.snapshot()], 0
+        for _ in range(60):
+            act = rng.choice(["step"] * 8 + ["restart", "reset", "snapshot", "restore", "rewind", "fork", "controller"])
+            one: Any = None
+            if act == "step":
+                action, steps = rng.randrange(4), rng.choice([None, None, 1, 2, 3, 4])
+                one, two = (session.step(action, math.inf, steps=steps) for session in (local, remote))
+                assert (one.tick, one.steps, one.threshold) == (two.tick, two.steps, two.threshold)
+                one, two, undoable = one.pixels, two.pixels, min(undoable + 1, 6)
+            elif act == "restart":
+                lives.restart()
+            elif act == "reset":
+                number = rng.randrange(9)
+                one, two, undoable = local.reset(number), remote.reset(number), 0
+            elif act == "snapshot":
+                taken.append(local.snapshot())
+                assert remote.snapshot() == taken[-1]
+            elif act == "restore":
+                snapshot = rng.choice(taken)
+                one, two, undoable = local.restore(snapshot), remote.restore(snapshot), 0
+            elif act == "rewind":
+                ticks = rng.randint(0, undoable)
+                one, two, undoable = local.rewind(ticks), remote.rewind(ticks), undoable - ticks
+            elif act == "fork":
+                (branch,), (far,) = local.fork(), remote.fork()
+                local.close()
+                remote.close()
+                local, remote, undoable = branch, far, 0
+            else:
+                local.controller = remote.controller = rng.choice(CONTROLLERS)
+            if one is not None:
+                np.testing.assert_array_equal(one, two)
+            assert (local.tick, local.seed, local.controller) == (remote.tick, remote.seed, remote.controller)
+        local.close()
+        remote.close()
+        assert connection.stats()["sessions"] == 0
+
+    def test_a_reply_that_was_lost_with_the_server_is_made_again(
+        self, lives: Lives, expected: list[np.ndarray], tmp_path: Path
+    ) -> None:
+        """The server has made the tick, and dies before its client knows."""
+        made, lost = threading.Event(), threading.Event()
+
+        def passes(message: Message) -> bool:
+            if message.type == "frame" and message.fields["tick"] == 4 and not lost.is_set():
+                made.set()
+                return False
+            return True
+
+        folder = tmp_path / "relay"
+        folder.mkdir()
+        with (
+            relayed(lives.server.address, folder) as relay,
+            connect(relay.address, timeout_ms=WAIT_S * 1000) as connection,
+            ThreadPoolExecutor(1) as pool,
+            connection.session(7, recover=True) as session,
+        ):
+            relay.replies = passes
+            frames = pool.submit(play, session)
+            assert made.wait(WAIT_S)
+            lives.restart()
+            lost.set()
+            np.testing.assert_array_equal(frames.result(WAIT_S), expected)
+            assert connection.stats()["ticks"] == len(ACTIONS)
+
+    def test_the_controller_in_force_stays_so(self, lives: Lives, connection: Connection, tiny_world: World) -> None:
+        """Wherever it came from: opened with, set, or restored with a snapshot."""
+        with tiny_world.session(1, controller=Controller(policy="fixed", max_steps=2)) as other:
+            snapshot = other.snapshot()
+        with connection.session(7, controller=Controller(policy="fixed", max_steps=3), recover=True) as session:
+            lives.restart()
+            assert session.step(0, math.inf).steps == 3
+            session.restore(snapshot)
+            session.reset(5)
+            lives.restart()
+            assert session.step(0, math.inf).steps == 2
+            session.controller = Controller(policy="fixed", max_steps=1)
+            lives.restart()
+            assert session.step(0, math.inf).steps == 1
+            (branch,) = session.fork()
+            lives.restart()
+            assert branch.step(0, math.inf).steps == 1
+            branch.close()
+
+    def test_several_sessions_at_once(
+        self, lives: Lives, connection: Connection, tiny_world: World, expected: list[np.ndarray]
+    ) -> None:
+        barrier = threading.Barrier(4)
+
+        def walk(session: RemoteSession) -> list[np.ndarray]:
+            frames = play(session, ACTIONS[:5])
+            barrier.wait(WAIT_S)
+            barrier.wait(WAIT_S)
+            return frames + play(session, ACTIONS[5:])
+
+        with ThreadPoolExecutor(3) as pool:
+            sessions = [connection.session(7, recover=True, checkpoint_ticks=2 + number) for number in range(3)]
+            walks = [pool.submit(walk, session) for session in sessions]
+            barrier.wait(WAIT_S)
+            lives.restart()
+            barrier.wait(WAIT_S)
+            for walked in walks:
+                np.testing.assert_array_equal(walked.result(WAIT_S), expected)
+            assert connection.stats()["sessions"] == 3
+            for session in sessions:
+                session.close()
+
+    def test_a_server_that_comes_back_late_is_waited_for(
+        self, lives: Lives, connection: Connection, expected: list[np.ndarray]
+    ) -> None:
+        with connection.session(7, recover=True) as session:
+            frames = play(session, ACTIONS[:4])
+            lives.end()
+            timer = threading.Timer(0.6, lives.begin)
+            timer.start()
+            np.testing.assert_array_equal(frames + play(session, ACTIONS[4:]), expected)
+            timer.join()
+
+    def test_one_that_comes_back_too_late_is_found_by_the_next_call(
+        self, lives: Lives, expected: list[np.ndarray]
+    ) -> None:
+        with (
+            connect(lives.server.address, timeout_ms=800) as connection,
+            connection.session(7, recover=True) as session,
+        ):
+            frames = play(session, ACTIONS[:4])
+            lives.end()
+            for _ in range(2):
+                with pytest.raises(ServerGoneError, match="no answer"):
+                    session.step(3)
+                assert session.tick == 4
+            lives.begin()
+            np.testing.assert_array_equal(frames + play(session, ACTIONS[4:]), expected)
+
+    def test_without_its_connection_it_cannot_be_made_again(self, lives: Lives, connection: Connection) -> None:
+        with connection.session(7, recover=True) as session:
+            connection.close()
+            session.step(0)
+            lives.restart()
+            for call in (lambda: session.step(0), connection.stats, connection.ping, connection.session):
+                with pytest.raises(SessionError, match="connection is closed"):
+                    call()
+
+    def test_without_recovery_the_session_is_lost_and_the_connection_is_not(
+        self, lives: Lives, connection: Connection, expected: list[np.ndarray]
+    ) -> None:
+        with connection.session(7) as session:
+            play(session, ACTIONS[:4])
+            lives.restart()
+            for call in (lambda: session.step(0), session.snapshot, lambda: session.reset(0)):
+                with pytest.raises(ServerGoneError, match="restarted") as gone:
+                    call()
+                assert gone.value.code == "epoch"
+            assert not session.cancel()
+            with connection.session(7) as another:
+                np.testing.assert_array_equal(play(another), expected)
+            assert connection.stats()["opened"] == 1
+
+    def test_another_world_of_that_name_is_not_taken_for_it(
+        self, lives: Lives, connection: Connection, tmp_path: Path
+    ) -> None:
+        folder = tmp_path / "other"
+        with (
+            load_world(write_tiny_world(folder, window=4), threads=1) as other,
+            connection.session(7, recover=True) as session,
+        ):
+            session.step(0)
+            lives.end()
+            with Lives(other, tmp_path):
+                with pytest.raises(ServerGoneError, match="another 'tiny'"):
+                    session.step(0)
+                assert connection.spec.cache.window == 4
+            lives.begin()
+            assert session.step(0).tick == 1
+
+
+class TestDrained:
+    @pytest.mark.parametrize("history", [0, 3])
+    def test_a_session_moves_on_to_the_next_server(
+        self, tiny_world: World, tmp_path: Path, expected: list[np.ndarray], history: int
+    ) -> None:
+        lives = Lives(tiny_world, tmp_path)
+        lives.begin(expect_end=True)
+        with (
+            connect(lives.server.address, timeout_ms=WAIT_S * 1000) as connection,
+            ThreadPoolExecutor(1) as pool,
+            connection.session(7, recover=True, history=history) as session,
+        ):
+            frames = play(session, ACTIONS[:6])
+            lives.server.drain()
+            while not connection.stats()["draining"]:
+                pass
+            rest = pool.submit(play, session, ACTIONS[6:])
+            lives.end()
+            lives.begin()
+            np.testing.assert_array_equal(frames + rest.result(WAIT_S), expected)
+            if history:
+                np.testing.assert_array_equal(session.rewind(history), expected[-1 - history])
+            else:  # nothing was made again: it went on from the snapshot that it was handed
+                assert connection.stats()["ticks"] == len(ACTIONS) - 6
+        lives.end()
+
+    @pytest.mark.parametrize("call", ["step", "reset"])
+    def test_what_it_was_handed_is_not_trusted_after_a_call_whose_reply_was_lost(
+        self, tiny_world: World, tmp_path: Path, expected: list[np.ndarray], call: str
+    ) -> None:
+        """It may show the world after that call, which has failed for its caller."""
+        folder, lives = tmp_path / "relay", Lives(tiny_world, tmp_path)
+        folder.mkdir()
+        lives.begin(expect_end=True, drain_s=0.1)
+        with (
+            relayed(lives.server.address, folder) as relay,
+            connect(relay.address, timeout_ms=600) as connection,
+            connection.session(7, recover=True, lease_ms=60_000) as session,
+        ):
+            frames = play(session, [] if call == "reset" else ACTIONS[:4])
+            tick = session.tick
+            handed = threading.Event()
+
+            def passes(message: Message) -> bool:
+                if message.type in ("frame", "picture"):
+                    lives.server.drain()
+                if message.type == "handover":
+                    handed.set()
+                return message.type == "handover"
+
+            relay.replies = passes
+            with pytest.raises(ServerGoneError):
+                session.step(3) if call == "step" else session.reset(9)
+            assert handed.is_set()
+            lives.end()
+            lives.begin()
+            relay.replies = lambda message: True
+            assert (session.tick, session.seed) == (tick, 7)
+            np.testing.assert_array_equal(frames + play(session, ACTIONS[len(frames) :]), expected)
+        lives.end()
+
+
+class TestRepeated:
+    """With `on_miss="repeat"` the client may not know how many steps a tick took."""
+
+    def test_it_is_known_again_from_the_next_tick_on(
+        self, lives: Lives, connection: Connection, tiny_world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with connection.session(7, on_miss="repeat", recover=True) as session:
+            frames = play(session, ACTIONS[:3])
+            with monkeypatch.context() as patch:
+                gate = Gate(patch, "denoise")
+                assert session.step(1, 50.0).status == "repeated"
+                assert session.step(2, 50.0).status == "skipped"
+                gate.open.set()
+                frames += play(session, [3])
+            assert session._seat._posted is not None  # a checkpoint
+            session._seat._collect()
+            lives.restart()
+            frames += play(session, ACTIONS[3:])
+        with tiny_world.session(7) as straight:
+            again = play(straight, ACTIONS[:3])
+            straight.step(1, math.inf, steps=1)
+            np.testing.assert_array_equal(again + play(straight, [3, *ACTIONS[3:]]), frames)
+
+    def test_until_then_the_session_cannot_be_made_again(
+        self, lives: Lives, connection: Connection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with connection.session(7, on_miss="repeat", recover=True) as session:
+            with monkeypatch.context() as patch:
+                gate = Gate(patch, "denoise")
+                assert session.step(1, 50.0).status == "repeated"
+                gate.open.set()
+            lives.restart()
+            with pytest.raises(ServerGoneError, match="repeated"):
+                session.step(0)

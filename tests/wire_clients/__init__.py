@@ -1,0 +1,1 @@
+"""The clients of bindings/wire/, built and run against a real server."""
