@@ -117,6 +117,8 @@ class Batcher:
         self._costs = BatchCosts()
         self._levels = [np.float32(level) for level in self._spec.schedule.levels]
         self._kept = kept_shares(self._spec)
+        self.rounds = self.rows = 0
+        """Rounds that were run since the start, and ticks that had a step in them."""
         self._seats: list[None] = []  # as a counter that threads may change at any time
         self._posted: deque[_Row] = deque()
         self._due: list[_Row] = []  # posted and not finished
@@ -231,6 +233,8 @@ class Batcher:
                 return []
             return [row for one in rows for row in self._denoise([one])]  # it is one's fault: the others go on
         self._costs.record("denoise", len(rows), cost_ms)
+        self.rounds += 1
+        self.rows += len(rows)
         for index, row in enumerate(rows):
             row.step += 1
             row.denoise_ms += (cost_ms,)

@@ -42,6 +42,12 @@ class Runtime:
                 self._batchers.append(Batcher(self.engine, self.cache))
             return min(self._batchers, key=lambda batcher: batcher.seats).seat()
 
+    @property
+    def rounds(self) -> tuple[int, int]:
+        """Rounds of all batchers since the start, and the ticks that had a step in them."""
+        batchers = list(self._batchers)
+        return sum(batcher.rounds for batcher in batchers), sum(batcher.rows for batcher in batchers)
+
     def context(
         self, runner: Runner, latency: LatencyModel, seed: int, history: int
     ) -> tuple[Window, SessionState, np.ndarray]:

@@ -170,6 +170,12 @@ class World:
         """Slots of the frame cache that are in use."""
         return self._cache.used
 
+    @property
+    def rounds(self) -> tuple[int, int]:
+        """Engine calls that made a denoising step for batched sessions, and the sessions that had one in them."""
+        counts = [runtime.rounds for runtime in list(self._runtimes.values())]
+        return sum(rounds for rounds, _ in counts), sum(rows for _, rows in counts)
+
     def close(self) -> None:
         """End the worker threads and remove what loading unpacked. Idempotent; close the sessions first."""
         for runtime in self._runtimes.values():

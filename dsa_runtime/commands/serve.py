@@ -96,17 +96,17 @@ def run(options: argparse.Namespace) -> Result:
     health = _Health()
     with logging_to(options.log), ExitStack() as stack:
         config = _config(options)
+        worlds = _load(options, stack)
         observers: list[Observer] = [Log()]
         metrics_address = None
         if options.metrics is not None:
             from ..serving.endpoint import Endpoint
             from ..serving.metrics import Metrics
 
-            observers.append(metrics := Metrics())
+            observers.append(metrics := Metrics(worlds.values()))
             endpoint = Endpoint(options.metrics, metrics.text, health.ailment)
             stack.callback(endpoint.close)
             metrics_address = endpoint.address
-        worlds = _load(options, stack)
         server = Server(worlds, config, Observers(*observers))
         server.bind()
         health.server = server

@@ -19,6 +19,7 @@ from ..job import MS_PER_NS
 from ..session import Session
 from . import fields as read
 from .host import Hosted, Outcome, Request
+from .observer import label
 from .outlet import Outlet
 from .spectator import TOPIC_BYTES
 from .wire import Buffer, Message, WireError, error_message
@@ -54,7 +55,7 @@ def _refusal(hosted: Hosted, message: Message, error: Exception) -> WireError:
     code, kind = _CODES.get(type(error)), type(error).__name__  # type: ignore[arg-type]
     if code is not None:
         return WireError(code, str(error), id=message.id, extra={"kind": kind})
-    what = f"{message.type} of session {hosted.sid:016x}"
+    what = f"{message.type} of session {label(hosted.sid)}"
     if isinstance(error, errors.EngineError):
         incident = hosted.around.failed(what, error)
         problem = f"the engine failed, and nothing has changed; see incident {incident} in the server's log"

@@ -15,7 +15,7 @@ from ..session import Session
 from ..tick import Tick
 from ..world import World
 from .config import ServerConfig
-from .observer import Observer
+from .observer import Observer, label
 from .outlet import Outlet
 from .spectator import Publisher
 from .wire import Message, WireError
@@ -125,7 +125,7 @@ class Hosted:
         self.outlet: Outlet | None = None
         self._saved = 0
         self._requests: SimpleQueue[Request | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._serve, name=f"dsa-session-{self.sid:016x}", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name=f"dsa-session-{label(self.sid)}", daemon=True)
         self._thread.start()
 
     def post(self, request: Request) -> None:
@@ -167,7 +167,7 @@ class Hosted:
         if folder is None or recording is None or not recording.decisions:
             return
         self._saved += 1
-        path = folder / f"{recording.world}-{self.sid:016x}-{self._saved:03}.json"
+        path = folder / f"{recording.world}-{label(self.sid)}-{self._saved:03}.json"
         try:
             recording.save(path)
         except OSError as error:

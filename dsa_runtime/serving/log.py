@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Any, TextIO
 
-from .observer import Observer
+from .observer import Observer, label
 
 STYLES = ("text", "json")
 _ROOT = "dsa_runtime"
@@ -77,22 +77,17 @@ class Log(Observer):
         self._logger.info("client said hello", extra={"fields": {"client": client[:_MOST]}})
 
     def opened(self, sid: int, world: str) -> None:
-        self._logger.info("session opened", extra={"fields": {"session": _short(sid), "world": world}})
+        self._logger.info("session opened", extra={"fields": {"session": label(sid), "world": world}})
 
     def closed(self, sid: int, reason: str) -> None:
         level = logging.WARNING if reason == "reaped" else logging.INFO
-        self._logger.log(level, "session closed", extra={"fields": {"session": _short(sid), "reason": reason}})
+        self._logger.log(level, "session closed", extra={"fields": {"session": label(sid), "reason": reason}})
 
     def refused(self, code: str, problem: str) -> None:
         self._logger.warning("session refused", extra={"fields": {"code": code, "problem": problem}})
 
     def failed(self, what: str, incident: int, error: Exception) -> None:
         self._logger.error(what[:_MOST], extra={"fields": {"incident": incident}}, exc_info=error)
-
-
-def _short(sid: int) -> str:
-    """Enough to tell sessions apart. Who knows the whole number owns the session, so it is not written down."""
-    return f"{sid:016x}"[:8]
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from .. import __version__
 from ..tick import Tick
+from ..world import World
 from .observer import Observer
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 1 / 60, 0.02, 1 / 30, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
-_BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 # fmt: off
 _TYPES = frozenset((
     "hello", "specs", "open", "step", "reset", "restore", "rewind", "snapshot", "fork", "configure", "close", "cancel",
@@ -22,8 +26,10 @@ _TYPES = frozenset((
 class Metrics(Observer):
     """Counts what a server tells it. Every server has its own; thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, worlds: Iterable[World] = ()) -> None:
+        """worlds   whose batches are counted"""
         registry = self._registry = CollectorRegistry()
+        registry.register(_Batches(tuple(worlds)))
         Gauge("dsa_info", "1, with the version of the runtime", ["version"], registry=registry).labels(__version__).set(
             1
         )
@@ -51,9 +57,6 @@ class Metrics(Observer):
             ["type"],
             buckets=_SECONDS,
             registry=registry,
-        )
-        self._batch = Histogram(
-            "dsa_batch_size", "Sessions that a denoising step was made for at once", buckets=_BATCHES, registry=registry
         )
         self._failures = Counter("dsa_failures", "Things that failed unexpectedly; the log has them", registry=registry)
         for status in ("ok", "late", "repeated", "skipped"):  # shown from the start, as 0
@@ -89,9 +92,18 @@ class Metrics(Observer):
         self._steps.inc(tick.steps)
         self._tick_seconds.observe(tick.latency_ms["total"] / 1000)
 
-    def batched(self, sessions: int) -> None:
-        """A denoising step was made for so many sessions at once. From any thread."""
-        self._batch.observe(sessions)
-
     def failed(self, what: str, incident: int, error: Exception) -> None:
         self._failures.inc()
+
+
+class _Batches(Collector):
+    """What worlds count themselves, read when somebody asks."""
+
+    def __init__(self, worlds: tuple[World, ...]) -> None:
+        self._worlds = worlds
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        counts = [world.rounds for world in self._worlds]
+        rounds, rows = (sum(values) for values in zip(*counts, strict=True)) if counts else (0, 0)
+        yield CounterMetricFamily("dsa_batch_rounds", "Engine calls that made denoising steps", value=rounds)
+        yield CounterMetricFamily("dsa_batch_rows", "Sessions that had a denoising step in them", value=rows)

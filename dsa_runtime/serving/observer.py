@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 
 from ..tick import Tick
@@ -37,3 +38,8 @@ class Observer:
     def failed(self, what: str, incident: int, error: Exception) -> None:
         """Something failed that nobody asked to fail. Peers are told no more than the number of the incident."""
         _LOG.error("incident %d: %s", incident, what, exc_info=error)
+
+
+def label(sid: int) -> str:
+    """What a session is called in logs and file names. Who knows its sid owns it, so that is never written down."""
+    return hashlib.blake2b(sid.to_bytes(8, "little"), digest_size=8).hexdigest()

@@ -11,7 +11,7 @@ import pytest
 
 from dsa_runtime import Recording, World
 from dsa_runtime.replay import replay
-from dsa_runtime.serving.observer import Observer
+from dsa_runtime.serving.observer import Observer, label
 from dsa_runtime.serving.server import Server
 from dsa_runtime.serving.wire import Message
 from tests.serving.held import Held
@@ -150,17 +150,22 @@ def test_every_way_a_session_ends_leaves_its_recording(tiny_world: World, tmp_pa
         peer.ask("reset", sid=stays, seed=1)  # the first half is kept
         peer.step(stays, 3)
         peer.ask("close", sid=closed)
-        assert len(list(folder.glob(f"tiny-{closed:016x}-*.json"))) == 1
+        assert len(list(folder.glob(f"tiny-{label(closed)}-*.json"))) == 1
         peer.open(4)  # nothing was played: nothing to keep
         while not reaped:
             peer.ask("ping")
     files = sorted(path.name for path in folder.iterdir())
-    names = [f"tiny-{closed:016x}-001", f"tiny-{lapses:016x}-001", f"tiny-{stays:016x}-001", f"tiny-{stays:016x}-002"]
+    names = [
+        f"tiny-{label(closed)}-001",
+        f"tiny-{label(lapses)}-001",
+        f"tiny-{label(stays)}-001",
+        f"tiny-{label(stays)}-002",
+    ]
     assert files == sorted(f"{name}.json" for name in names)
     for sid, expected in drawn.items():
-        recording = Recording.load(folder / f"tiny-{sid:016x}-001.json")
+        recording = Recording.load(folder / f"tiny-{label(sid)}-001.json")
         np.testing.assert_array_equal([tick.pixels for tick in replay(tiny_world, recording)], expected)
-    assert len(Recording.load(folder / f"tiny-{stays:016x}-002.json").decisions) == 1
+    assert len(Recording.load(folder / f"tiny-{label(stays)}-002.json").decisions) == 1
 
 
 def test_a_recording_that_cannot_be_written_is_logged_and_costs_nothing_else(tiny_world: World, tmp_path: Path) -> None:
@@ -177,4 +182,4 @@ def test_a_recording_that_cannot_be_written_is_logged_and_costs_nothing_else(tin
         assert peer.ask("reset", sid=sid, seed=1).type == "picture"
         peer.step(sid)
         assert peer.ask("close", sid=sid).type == "closed"
-    assert failures == [f"recording tiny-{sid:016x}-00{n}.json was lost: FileNotFoundError" for n in (1, 2)]
+    assert failures == [f"recording tiny-{label(sid)}-00{n}.json was lost: FileNotFoundError" for n in (1, 2)]

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from dsa_runtime import World
 from dsa_runtime.serving.log import Log
 from dsa_runtime.serving.metrics import Metrics
-from dsa_runtime.serving.observer import Observer
+from dsa_runtime.serving.observer import Observer, label
 from dsa_runtime.serving.observers import Observers
 
 
@@ -39,7 +39,8 @@ def test_everything_is_there_before_anything_happens() -> None:
         "dsa_ticks_total{late}",
         "dsa_steps_total",
         "dsa_tick_seconds_count",
-        "dsa_batch_size_count",
+        "dsa_batch_rounds_total",
+        "dsa_batch_rows_total",
         "dsa_failures_total",
     ]
     for name in names:
@@ -76,17 +77,25 @@ def test_ticks_by_status_steps_and_time(tiny_world: World) -> None:
     assert values["dsa_tick_seconds_bucket{+Inf}"] == 3
 
 
-def test_requests_by_type_and_code_and_batches() -> None:
+def test_requests_by_type_and_code() -> None:
     metrics = Metrics()
     metrics.request("step", "ok", 0.004)
     metrics.request("step", "busy", 0.0)
-    metrics.batched(3)
     metrics.failed("something", 1, ValueError())
     values = read(metrics)
     assert values["dsa_requests_total{ok,step}"] == values["dsa_requests_total{busy,step}"] == 1
     assert values["dsa_request_seconds_bucket{0.005,step}"] == 2
-    assert (values["dsa_batch_size_sum"], values["dsa_batch_size_bucket{2.0}"]) == (3, 0)
     assert values["dsa_failures_total"] == 1
+
+
+def test_batches_of_the_worlds(tiny_world: World) -> None:
+    metrics = Metrics([tiny_world])
+    before = read(metrics)
+    with tiny_world.session(0, batched=True) as session:
+        session.step(0, math.inf, steps=3)
+    after = read(metrics)
+    assert after["dsa_batch_rounds_total"] - before["dsa_batch_rounds_total"] == 3
+    assert after["dsa_batch_rows_total"] - before["dsa_batch_rows_total"] == 3
 
 
 def test_types_that_peers_make_up_do_not_pile_up() -> None:
@@ -133,8 +142,8 @@ def test_the_log_tells_who_comes_and_goes(caplog: pytest.LogCaptureFixture) -> N
     log.failed("a step", 7, ValueError("broken"))
     fields = [record.fields for record in caplog.records]  # type: ignore[attr-defined]
     assert fields[1:] == [
-        {"session": "01234567", "world": "tiny"},
-        {"session": "01234567", "reason": "reaped"},
+        {"session": label(sid), "world": "tiny"},
+        {"session": label(sid), "reason": "reaped"},
         {"code": "capacity", "problem": "full"},
         {"incident": 7},
     ]

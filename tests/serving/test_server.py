@@ -15,7 +15,7 @@ from dsa_runtime.batch import Batch
 from dsa_runtime.errors import ServingError
 from dsa_runtime.serving.config import ServerConfig
 from dsa_runtime.serving.frame_ring import FrameReader
-from dsa_runtime.serving.observer import Observer
+from dsa_runtime.serving.observer import Observer, label
 from dsa_runtime.serving.pictures import decode_picture
 from dsa_runtime.serving.server import Server
 from dsa_runtime.serving.spectator import Spectator
@@ -414,7 +414,7 @@ def test_a_defect_costs_one_reply(tiny_world: World, tmp_path: Path, monkeypatch
         assert refusal(reply) == ("internal", "unknown") and "secret" not in reply.fields["msg"]
         assert peer.step(sid).type == "frame"
     [(what, incident, error)] = failures
-    assert (incident, error) == (reply.fields["incident"], "/secret/path") and f"{sid:016x}" in what
+    assert (incident, error) == (reply.fields["incident"], "/secret/path") and label(sid) in what
 
 
 def test_what_an_observer_is_told(tiny_world: World, tmp_path: Path) -> None:
