@@ -49,7 +49,8 @@ class Heartbeat:
                 with self._changed:
                     leases = [place.lease_s for seat in self._seats if (place := seat.place) is not None]
                     pause_s = min(leases, default=None)
-                    self._changed.wait(None if pause_s is None else pause_s / _PER_LEASE)
+                    if not self._ended:  # it may have been said while nobody waited
+                        self._changed.wait(None if pause_s is None else pause_s / _PER_LEASE)
                     if self._ended:
                         return
                     seats = list(self._seats)

@@ -28,6 +28,7 @@ from dsa_runtime import (
 )
 from dsa_runtime.serving import answers, keys
 from dsa_runtime.serving.channel import Channel
+from dsa_runtime.serving.heartbeat import Heartbeat
 from dsa_runtime.serving.link import LAP_MS
 from dsa_runtime.serving.security import Access
 from dsa_runtime.serving.server import Server
@@ -405,6 +406,26 @@ class TestLeases:
             for one in (session, branch):
                 np.testing.assert_array_equal(frames + play(one, ACTIONS[4:]), expected)
             branch.close()
+
+    def test_closing_while_a_lease_is_being_renewed(
+        self, connection: Connection, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        inside, go_on = threading.Event(), threading.Event()
+
+        def beat(*_: object) -> None:
+            inside.set()
+            assert go_on.wait(WAIT_S)
+
+        monkeypatch.setattr(Heartbeat, "_beat", beat)
+        session = connection.session(7, lease_ms=self.LEASE_MS)
+        assert inside.wait(WAIT_S)
+        session.close()
+        closing = threading.Thread(target=connection.close, daemon=True)
+        closing.start()
+        until(lambda: connection._heartbeat._ended, "it does not begin to close")
+        go_on.set()
+        closing.join(WAIT_S)
+        assert not closing.is_alive()
 
     def test_a_session_that_is_dropped_is_given_up(self, connection: Connection) -> None:
         session = connection.session(7, lease_ms=self.LEASE_MS)
