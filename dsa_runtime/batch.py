@@ -16,9 +16,9 @@ from .ort import ort
 class Batch:
     """Buffers for up to `rows` sessions, and bindings for every number of them, made when first used.
 
-    The caller fills the first n rows, in place, and runs them. A row's result does not depend on the other rows, nor
-    on how many there are. Runs return the nanoseconds spent inside ONNX Runtime and raise `EngineError` for all rows
-    when one is wrong. One thread at a time.
+    The caller fills the first n rows, in place, and runs them. A row's result does not depend on the other rows, nor,
+    but for the last bits of `logits`, on how many there are. Runs return the nanoseconds spent inside ONNX Runtime and
+    raise `EngineError` for all rows when one is wrong. One thread at a time.
     """
 
     def __init__(self, engine: Engine, cache: FrameCache, rows: int) -> None:

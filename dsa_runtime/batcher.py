@@ -2,13 +2,15 @@
 
 It works in rounds. A round takes the most urgent of the ticks that are due, each at whatever step it is, and gives each
 of them one denoising step by one call; then every tick asks its own controller whether it goes on, and those that do
-not are decoded and handed to their callers. So a tick joins at any round, stops when its own confidence, budget or
-deadline says so, and draws the same frame as it would alone, bit for bit. Finished frames are committed together, when
-nothing else is due or somebody waits for them.
+not are decoded and handed to their callers. So a tick joins at any round, and stops when its own confidence, budget or
+deadline says so. Finished frames are committed together, when nothing else is due or somebody waits for them.
+
+With the same number of steps a tick draws the same frame as it would alone, bit for bit. The confidence may differ in
+its last bits (some 1e-7), so a tick at the very edge of its threshold may take another number of steps.
 
 Three things differ from a session on its own: a denoising step costs what its round takes; a running round is not cut
-short for one of its ticks when the deadline comes (no further step begins); and nothing is stopped in the middle by
-`cancel`, although the caller returns at once.
+short for one of its ticks when the deadline comes, so further steps are granted more cautiously, and asked about again
+when their round begins; and nothing is stopped in the middle by `cancel`, although the caller returns at once.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ import numpy as np
 
 from .batch import Batch
 from .batch_costs import BatchCosts
-from .controller import Plan
+from .controller import Controller, Plan
 from .engine import Engine
 from .errors import EngineError, SessionError
 from .frame_cache import FrameCache
@@ -120,6 +122,7 @@ class Batcher:
         self.rounds = self.rows = 0
         """Rounds that were run since the start, and ticks that had a step in them."""
         self._seats: list[None] = []  # as a counter that threads may change at any time
+        self._posting = threading.Lock()
         self._posted: deque[_Row] = deque()
         self._due: list[_Row] = []  # posted and not finished
         self._after: list[_Row] = []  # handed over, but not committed
@@ -145,10 +148,11 @@ class Batcher:
 
     def post(self, row: _Row) -> None:
         """For `Seat`."""
-        if self._closed:
-            raise SessionError("the world of this session was closed")
-        self._posted.append(row)
-        self._bell.put(self)
+        with self._posting:
+            if self._closed:
+                raise SessionError("the world of this session was closed")
+            self._posted.append(row)
+            self._bell.put(self)
 
     def hurry(self) -> None:
         """Commit before the next round: somebody waits."""
@@ -157,14 +161,16 @@ class Batcher:
 
     def close(self) -> None:
         """End the thread after what was posted. Idempotent."""
-        self._closed = True
-        self._bell.put(None)
+        with self._posting:
+            self._closed = True
+            self._bell.put(None)
         self._thread.join()
 
     # On the batcher's thread.
 
     def work(self) -> None:
         """Rounds until nothing is left to do."""
+        self._costs.pause()
         try:
             while self._take():
                 rows = sorted(self._due, key=lambda row: row.urgency_ns)[: self._limit]
@@ -173,8 +179,10 @@ class Batcher:
                         sleep(_YIELD_S)
                     self._commit()
                 rows = [row for row in rows if row.plan is not None or self._begin(row)]
-                if rows:
-                    self._decode([row for row in self._denoise(rows) if not self._goes_on(row)])
+                late = [row for row in rows if self._runs_out_of_time(row, len(rows))]
+                rows = [row for row in rows if row not in late]
+                stopped = [row for row in self._denoise(rows) if not self._goes_on(row)] if rows else []
+                self._decode(late + stopped)
         except Exception as error:  # a defect; nobody may be left waiting for it
             logging.getLogger(__name__).exception("a round has failed")
             for row in (*self._due, *self._after):
@@ -187,7 +195,7 @@ class Batcher:
         """Take in what was posted, drop what was given up; whether there is anything to do."""
         while self._posted:
             self._due.append(self._posted.popleft())
-        for row in [row for row in self._due if row.plan is not None and not row.job.wanted]:
+        for row in [row for row in self._due if row.job.given_up]:
             self._leave(row)
         return bool(self._due or self._after)
 
@@ -225,6 +233,7 @@ class Batcher:
             batch.latent[index], batch.level[index] = row.latent, self._levels[row.step]
             batch.action[index] = row.job.action
             batch.look_at(index, row.session._window)
+        self._costs.begin()
         try:
             cost_ms = batch.denoise(len(rows)) * MS_PER_NS
         except EngineError as error:
@@ -233,6 +242,7 @@ class Batcher:
                 return []
             return [row for one in rows for row in self._denoise([one])]  # it is one's fault: the others go on
         self._costs.record("denoise", len(rows), cost_ms)
+        self._costs.end()
         self.rounds += 1
         self.rows += len(rows)
         for index, row in enumerate(rows):
@@ -245,15 +255,12 @@ class Batcher:
         """Whether a tick gets another step in a later round; if so its next input is made."""
         job, session, step = row.job, row.session, row.step
         assert row.plan is not None
-        controller = session._controller
-        step_q, decode_q = controller.step_and_decode_quantiles
         company = min(len(self._due) + len(self._posted), self._limit)
+        step_ms, decode_ms = self._needed(session._controller, company)
         try:
             stop = why_stop(
-                job, row.plan, step, row.logit, controller, self._spec.calibration,
-                self._costs.quantile("denoise", company, step_q),
-                self._costs.quantile("decode", min(company, _DECODED_TOGETHER), decode_q),
-            )  # fmt: skip
+                job, row.plan, step, row.logit, session._controller, self._spec.calibration, step_ms, decode_ms
+            )
         except EngineError as error:
             self._fail(row, error)
             return True
@@ -265,6 +272,32 @@ class Batcher:
         np.multiply(row.estimate, self._kept[step], out=row.latent)
         row.latent += row.seat.noise.of_step[step]
         return True
+
+    def _needed(self, controller: Controller, company: int) -> tuple[float, float]:
+        """What a further step and the decoding are expected to take, in ms, with so many ticks about.
+
+        Nothing of it can be abandoned, so all of it is reckoned at the controller's higher quantile. With the step goes
+        what lies between two rounds: decoding and committing others. About half of a round is decoded after it.
+        """
+        q = controller.quantile
+        groups = -(-company // (2 * _DECODED_TOGETHER))
+        step_ms = (self._costs.quantile("denoise", company, q) or 0.0) + self._costs.between(q)
+        return step_ms, groups * (self._costs.quantile("decode", min(company, _DECODED_TOGETHER), q) or 0.0)
+
+    def _runs_out_of_time(self, row: _Row, company: int) -> bool:
+        """Whether the step that a tick was granted no longer fits: what came between the rounds took too long."""
+        job = row.job
+        if not row.step or job.steps is not None:
+            return False
+        if not job.may_take(row.step + 1):
+            row.stopped_by = "deadline"
+            return True
+        controller = row.session._controller
+        step_ms = self._costs.quantile("denoise", company, controller.step_quantile)
+        decode_ms = self._costs.quantile("decode", min(company, _DECODED_TOGETHER), controller.quantile)
+        elapsed_ms = (perf_counter_ns() - job.started_ns) * MS_PER_NS
+        row.stopped_by = "budget"
+        return not controller.admits(elapsed_ms, job.allowance_ms, step_ms, decode_ms)
 
     def _decode(self, rows: list[_Row]) -> None:
         """Decode what has stopped, the most urgent first, and hand it over."""
@@ -314,12 +347,15 @@ class Batcher:
         self._hurry, self._rounds_since_commit = False, 0
         while self._after:
             some, self._after = self._after[: self._limit], self._after[self._limit :]
-            self._commit_rows(some, tolerant=True)
-            for row in some:
-                assert row.sample is not None
-                row.session._learn(row.job, row.sample)
-                row.seat.noise.draw(row.session._state.seed, row.session._state.tick)
-                row.seat.release()
+            try:
+                self._commit_rows(some, tolerant=True)
+                for row in some:
+                    assert row.sample is not None
+                    row.session._learn(row.job, row.sample)
+                    row.seat.noise.draw(row.session._state.seed, row.session._state.tick)
+            finally:  # the ticks were handed over, so whatever fails now must not keep anybody waiting
+                for row in some:
+                    row.seat.release()
 
     def _commit_rows(self, rows: Sequence[_Row], tolerant: bool = False) -> None:
         """`tolerant`: leave what fails for the next tick, which tries again and reports it."""

@@ -24,7 +24,7 @@ from .controller import Controller, Outcome, Plan
 from .engine import Interrupted
 from .errors import CancelledError, DeadlineError, EngineError, SessionError
 from .frame_cache import Window
-from .job import MS_PER_NS, NS_PER_MS, Job, Sample
+from .job import MS_PER_NS, NS_PER_MS, Job, Line, Sample
 from .latency import Costs, LatencyModel
 from .recording import Decision, Recording, digest
 from .runner import Lease, Runner
@@ -82,6 +82,7 @@ class Session:
         self._closed = self._cancelled = False
         self._waiting: Job | None = None  # what a call is waiting for
         self._late: Job | None = None  # a tick that went on after its call had returned
+        self._line = Line()
         self._worker = Lease(runtime.runners)
         self._seat = seat
 
@@ -236,7 +237,7 @@ class Session:
             branches = [
                 Session(
                     runtime, window, self._state, self._controller, self.latency, self._on_miss, history, shown,
-                    runtime.seat() if self.batched else None,
+                    runtime.seat(start=False) if self.batched else None,
                 )
                 for window in runtime.cache.fork(self._window, n, history)
             ]  # fmt: skip
@@ -274,7 +275,7 @@ class Session:
                 return reply.stale("skipped", tick, newest, started_ns, budget_ms, 0.0)
         # A copy, as the caller may use its array again.
         asked = spec.action_space.validate(action) if self._recording is not None else None
-        job = self._waiting = Job(encoded, asked, steps, budget_ms, self._plan.credit_ms, started_ns)
+        job = self._waiting = Job(encoded, asked, steps, budget_ms, self._plan.credit_ms, started_ns, self._line)
         tick = self._state.tick
         if self._seat is None:
             self._worker.post(partial(self._run, job))

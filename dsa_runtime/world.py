@@ -111,9 +111,10 @@ class World:
                      well as the later ones, and its advice on threads and guard where none is given
         record       keep every decision in `session.recording`, for replay. Grows with every tick
         batched      make its ticks together with those of the world's other batched sessions: for servers and for
-                     vector environments, where many sessions step at the same time, each on a thread of its own. The
-                     frames are the same; a tick takes as long as its company, and `latency_ms` says so. A step that is
-                     running when the deadline comes is finished, not abandoned
+                     vector environments, where many sessions step at the same time, each on a thread of its own. With
+                     the same steps the frames are the same; a tick takes as long as its company, and `latency_ms` says
+                     so. A step that is running when the deadline comes is finished, not abandoned, so further steps are
+                     begun more cautiously
         """
         seed, history = check_seed(seed), check_count("history", history, 0, 1 << 20)
         if on_miss not in ON_MISS:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier, Event
+from time import sleep
 
 import numpy as np
 import pytest
@@ -233,6 +234,66 @@ def test_a_defect_leaves_nobody_waiting(
         assert session.step(0, math.inf).tick == 0
 
 
+def test_a_failure_after_the_frame_was_handed_over(tiny_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The session can still be settled and closed."""
+    session = tiny_world.session(0, batched=True)
+
+    def learn(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "_learn", learn)
+        session.step(0, math.inf)
+        session._seat.drain()  # type: ignore[union-attr]
+    assert session.step(0, math.inf).tick == 1
+    session.close()
+
+
+def test_what_comes_between_the_rounds_counts(tiny_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tick that was granted a step does not get it when decoding another one's frame has taken its time."""
+    real = Batch.decode
+    slow = Event()
+
+    def decode(batch: Batch, n: int) -> tuple[list[np.ndarray], int]:
+        if not slow.is_set():
+            slow.set()
+            sleep(0.3)
+        return real(batch, n)
+
+    with (
+        tiny_world.session(0, threshold=1.0, batched=True) as one,
+        tiny_world.session(1, batched=True) as other,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        inside, opened = Event(), Event()
+        denoise = Batch.denoise
+
+        def held(batch: Batch, n: int) -> int:
+            inside.set()
+            assert opened.wait(WAIT_S)
+            return denoise(batch, n)
+
+        if one._seat._batcher is not other._seat._batcher:  # type: ignore[union-attr]
+            other._seat = one._seat._batcher.seat()  # type: ignore[union-attr]
+        monkeypatch.setattr(Batch, "decode", decode)
+        monkeypatch.setattr(Batch, "denoise", held)
+        first = pool.submit(one.step, 0, 10_000, steps=1)  # holds the batcher until both others are posted
+        assert inside.wait(WAIT_S)
+        opened.set()
+        first.result(WAIT_S)
+        slow.clear()
+        inside.clear()
+        opened.clear()
+        posted = [pool.submit(other.step, 0, math.inf, steps=1)]
+        assert inside.wait(WAIT_S)
+        posted.append(pool.submit(one.step, 0, 250))
+        opened.set()
+        tick = posted[1].result(WAIT_S)
+        posted[0].result(WAIT_S)
+    assert tick.steps < 4
+    assert tick.stopped_by in ("budget", "deadline")
+
+
 def test_cancel_and_deadlines(
     tiny_world: World, alone: list[list[np.ndarray]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,6 +335,8 @@ def test_closing_the_world_first(tiny_package: Path) -> None:
     world.close()
     with pytest.raises(SessionError, match="was closed"):
         session.step(0)
+    with pytest.raises(SessionError, match="was closed"):
+        world.session(0, batched=True)
     session.close()
 
 
@@ -295,6 +358,52 @@ def test_costs_of_sizes_that_were_never_run() -> None:
     costs.record("denoise", 4, 5.0)
     assert costs.quantile("denoise", 4, 0.5) == 5.0
     assert costs.quantile("denoise", 3, 0.5) == 4.5, "from the smaller of two equally near"
+
+
+def test_what_lies_between_rounds() -> None:
+    costs = BatchCosts()
+    costs.begin()
+    costs.end()
+    costs.pause()
+    costs.begin()
+    assert costs.between(1.0) == 0.0, "nothing was to be done"
+    costs.end()
+    sleep(0.01)
+    costs.begin()
+    assert costs.between(1.0) >= 10.0
+    before = costs.between(1.0)
+    costs.begin()
+    assert costs.between(1.0) == before
+
+
+@pytest.mark.parametrize("form", ["op", "plain"])
+def test_the_bundled_world_in_company(form: str) -> None:
+    """Rounds of several sizes draw what sessions alone draw, and their confidence is that to 1e-5."""
+    try:
+        world = load_world(threads=1, form=form)
+    except EngineError as error:
+        pytest.skip(f"the operators are not there: {error}")
+    with world:
+        sessions = [world.session(seed, batched=True) for seed in range(5)]
+        barrier = Barrier(len(sessions))
+
+        def play(session: Session) -> list[tuple[np.ndarray, float]]:
+            seen = []
+            for tick in range(3):
+                barrier.wait(WAIT_S)
+                made = session.step(tick, math.inf, steps=1 + (session.seed + tick) % 3)
+                seen.append((made.pixels, made.confidence))
+            return seen
+
+        with ThreadPoolExecutor(len(sessions)) as pool:
+            together = list(pool.map(play, sessions))
+        for seed, frames in enumerate(together):
+            sessions[seed].close()
+            with world.session(seed) as alone:
+                for tick, (pixels, confidence) in enumerate(frames):
+                    expected = alone.step(tick, math.inf, steps=1 + (seed + tick) % 3)
+                    np.testing.assert_array_equal(pixels, expected.pixels)
+                    assert confidence == pytest.approx(expected.confidence, abs=1e-5)
 
 
 def _failing(stage: str, real: object) -> object:
