@@ -1,10 +1,11 @@
 """Everything about the package is in pyproject.toml, but for the operator library, which is compiled here.
 
 Where that fails, the installation goes on without it: worlds then run in their plain ONNX form, and `dsa info` says
-why.
+why. And the C sources of libdsa_runtime, which lie outside the package, are put into it.
 """
 
 import importlib.util
+import shutil
 import sys
 from pathlib import Path
 
@@ -34,6 +35,11 @@ class BuildWithLibrary(build_py):
         if not self.editable_mode:  # what an earlier build has left must not be taken for this one's
             for file in (builder.LIBRARY, builder.REPORT):
                 (folder / file).unlink(missing_ok=True)
+            sources = Path(self.build_lib) / "dsa_runtime" / "capi" / "sources"
+            shutil.rmtree(sources, ignore_errors=True)
+            for name in ("common", "runtime"):  # the client library needs no Python, so it is not built from here
+                shutil.copytree(HERE / "bindings" / "c" / name, sources / name)
+            shutil.copy(HERE / "bindings" / "c" / "dsa_runtime.h", sources)
         try:
             print(builder.build(folder))
         except Exception as error:  # the installation goes on, whatever it is

@@ -1,5 +1,6 @@
-"""The doors: `python`, a session in this process; `wire`, one at a server; `c`, one behind dsa_runtime.h; `batched`, one
-at a server that makes the ticks of several sessions together, as servers do."""
+"""The doors: `python`, a session in this process; `wire`, one at a server; `c`, one behind dsa_runtime.h; `client`, one
+behind the same header at a server; `batched`, one at a server that makes the ticks of several sessions together, as
+servers do."""
 
 from __future__ import annotations
 
@@ -12,17 +13,16 @@ import pytest
 from dsa_runtime import World, connect
 from dsa_runtime.capi.build import NAME, BuildError
 from tests.behaviour.door import Door
+from tests.capi import client
 from tests.capi.library import CWorld, Library, built
 from tests.serving.serve import serve
 
-ALONE = ("python", "wire", "c")
+ALONE = ("python", "wire", "c", "client")
 DOORS = (*ALONE, "batched")
 
 
 @pytest.fixture(scope="session")
-def doors(
-    tiny_world: World, tiny_package: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, Door]]:
+def doors(tiny_world: World, tiny_package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Door]]:
     """All of them, `c` if it can be built here. The servers are in threads of this process, and the library uses its
     Python, so that a test can get at the engine they run on."""
     with ExitStack() as stack:
@@ -32,6 +32,9 @@ def doors(
             server = stack.enter_context(serve(tiny_world, tmp_path_factory.mktemp(name), **settings))
             connection = stack.enter_context(connect(server.address))
             found[name] = Door(name, connection.spec, connection.session)
+            if name == "wire" and client.missing() is None:
+                far = stack.enter_context(client.ClientWorld(tiny_world.spec, server.address))
+                found["client"] = Door("client", tiny_world.spec, far.session)
         with suppress(BuildError):
             library = Library(built() / "lib" / NAME)
             world = stack.enter_context(closing(CWorld(library, tiny_package, tiny_world.spec)))

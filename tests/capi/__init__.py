@@ -1,0 +1,1 @@
+"""bindings/c/: both libraries, the header, the examples."""

@@ -1,0 +1,77 @@
+"""Fixtures of the tests of bindings/c/."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dsa_runtime.capi.build import BuildError, find_compiler
+from tests.capi.library import built
+
+PROGRAMS = Path(__file__).parent / "programs"
+WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Werror")
+PATIENCE_S = 1800.0  # valgrind, on a machine that is busy
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def prefix() -> Path:
+    """The folder of libdsa_runtime, built once."""
+    try:
+        return built()
+    except BuildError as error:
+        pytest.skip(str(error).splitlines()[0])
+
+
+@pytest.fixture(scope="session")
+def program(prefix: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Compiles one of the programs, once."""
+    folder = tmp_path_factory.mktemp("programs")
+
+    def compiled(name: str) -> Path:
+        path = folder / name
+        if not path.exists():
+            compile_program(PROGRAMS / f"{name}.c", path, prefix)
+        return path
+
+    return compiled
+
+
+def compile_program(source: Path, path: Path, prefix: Path, *flags: str, standard: str = "c11") -> Path:
+    """A program that is linked with the library in `prefix`; warnings are errors."""
+    compiler = shlex.split(find_compiler()) if source.suffix == ".c" else [shutil.which("c++") or "g++"]
+    library = ["-L", str(prefix / "lib"), "-ldsa_runtime", f"-Wl,-rpath,{prefix / 'lib'}", "-lpthread", "-ldl"]
+    include = ["-I", str(prefix / "include"), "-I", str(PROGRAMS)]
+    command = [*compiler, f"-std={standard}", "-g", *WARNINGS, *flags, *include, str(source), "-o", str(path)]
+    done = subprocess.run([*command, *library], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+def run(path: Path, *arguments: object, stdin: bytes = b"", **environment: str | None) -> str:
+    """What a program printed. It must succeed, and say nothing on stderr: the library prints nothing."""
+    done = attempt(path, *arguments, stdin=stdin, **environment)
+    assert (done.returncode, done.stderr) == (0, b""), done.stderr.decode(errors="replace")
+    return done.stdout.decode()
+
+
+def attempt(
+    path: Path, *arguments: object, stdin: bytes = b"", **environment: str | None
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a program with this Python's environment; None takes a variable away."""
+    variables = {**os.environ, "DSA_PYTHON": sys.executable, "PYTHONPATH": None, "PYTHONHOME": None, **environment}
+    return subprocess.run(
+        [str(path), *map(str, arguments)],
+        input=stdin,
+        capture_output=True,
+        timeout=PATIENCE_S,
+        env={name: value for name, value in variables.items() if value is not None},
+    )
