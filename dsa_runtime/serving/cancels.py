@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from .fields import optional, uint64
 from .host import Hosted, Request
 from .wire import Message, WireError
 
@@ -24,8 +25,10 @@ class Cancels:
         return bool(self._waiting)
 
     def ask(self, hosted: Hosted, request: Request) -> None:
-        """Stop the step that runs, and answer whether it did."""
-        if hosted.running is None or hosted.running.message.type != "step":
+        """Stop the step that runs, if it is the one that is meant, and answer whether it did."""
+        meant = optional(uint64, request.message.fields, "of")
+        running = hosted.running
+        if running is None or running.message.type != "step" or meant not in (None, running.message.id):
             self._answer(request, _reply(hosted, False))
             return
         waiting = self._waiting.setdefault(hosted, [])

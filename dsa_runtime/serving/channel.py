@@ -59,6 +59,11 @@ class Channel:
         silence_s = (self._link.timeout_ms if silence_ms is None else silence_ms) / 1000
         epoch = message.fields.get("epoch")
         ping = None if epoch is None else pack(Message("ping", _PING_ID, {"epoch": epoch}))
+
+        def is_news(reply: Message) -> bool:
+            """All pings have one id: an answer may be to one of an earlier request, to a server that was known then."""
+            return ping is not None and reply.id == _PING_ID and reply.fields.get("epoch") != epoch
+
         heard = resend = monotonic()
         pause_s = LAP_MS / 1000
         if posted:
@@ -70,8 +75,8 @@ class Channel:
             reply = self._receive()
             while reply is not None:  # replies of earlier requests may lie before it
                 heard = monotonic()
-                if reply.id in (message.id, _PING_ID) and reply.fields.get("code") == "epoch":
-                    raise Restarted
+                if reply.fields.get("code") == "epoch" and (reply.id == message.id or is_news(reply)):
+                    raise Restarted("the server was started anew")
                 if reply.id == message.id:
                     return reply
                 reply = self._receive()
@@ -85,9 +90,9 @@ class Channel:
         while (message := self._receive(zmq.NOBLOCK)) is not None:
             yield message
 
-    def close(self) -> None:
-        """Idempotent."""
-        self._socket.close()
+    def close(self, linger_ms: int = 0) -> None:
+        """Idempotent. In the background, what was posted gets so long to leave."""
+        self._socket.close(linger_ms)
 
     def _send(self, parts: list[Bytes]) -> bool:
         """False if the server cannot be reached, or takes nothing; then a lap has gone by."""

@@ -135,12 +135,13 @@ class Connection:
         given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
         shown = dataclasses.replace(controller or Controller(), **given)
         spec = self.spec if world is None else self.spec_of(world)
+        way = self._frames if frames is None else _check_frames(frames)
         options = {
             "world": spec.name,
             "seed": seed,
             "on_miss": on_miss,
             "history": history,
-            "frames": self._way(self._frames if frames is None else _check_frames(frames)),
+            "frames": self._way(way),
             **({} if controller is None else {"controller": strict_json.encode(controller)}),
             **given,
             **({} if quality is None else {"quality": check_count("quality", quality, 1, 95)}),
@@ -158,7 +159,7 @@ class Connection:
             raise SessionError(
                 "checkpoint_ticks: means something with recover=True only; give that too, or leave it out"
             )
-        seat = Seat(self._control, spec, options, journal)
+        seat = Seat(self._control, spec, options, journal, any_frames=way == "auto")
         try:
             seat.open()
         except BaseException:

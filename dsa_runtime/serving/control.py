@@ -88,11 +88,12 @@ class Control:
             return reply
         raise ServerGoneError("the server restarts again and again")
 
-    def cancel(self, epoch: int, sid: int) -> bool:
-        """Stop the step of a session. False if none runs, and if that cannot be known."""
+    def cancel(self, epoch: int, sid: int, step: int) -> bool:
+        """Stop the step of a session, by its id. False if it does not run, and if that cannot be known."""
+        fields = {"epoch": epoch, "sid": sid, "of": step}  # asked again late, it must not stop the next one
         with self._asking:
             try:
-                reply = self._ask("cancel", {"epoch": epoch, "sid": sid}, min(_CANCEL_MS, self.link.timeout_ms))
+                reply = self._ask("cancel", fields, min(_CANCEL_MS, self.link.timeout_ms))
                 return reply.type == "cancelled" and boolean(reply.fields, "cancelled")
             except (Restarted, ServerError, SessionError):
                 return False

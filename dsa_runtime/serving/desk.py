@@ -78,9 +78,10 @@ class Desk:
             self._observer.reaped(hosted.sid)
             self._end(hosted, "reaped")
 
-    def drain(self) -> None:
-        """Hand the sessions back, each after what it is at. Idempotent."""
+    def drain(self) -> float:
+        """Hand the sessions back, each after what it is at; returns when that ends at the latest. Idempotent."""
         self._draining.begin(self._roster)
+        return self._draining.until
 
     def stop(self) -> None:
         """Cancel what runs and close every session; new ones too, which forks under way bring."""
@@ -168,7 +169,7 @@ class Desk:
         count = 1 if fields.get("n") is None else read.integer(fields, "n", 1, self._config.max_sessions)
         known = self._roster.of_key(read.uint64(fields, "key"))
         if known:
-            if known[0].opened is not None:
+            if known[0].opened is not None or known[0].is_opening:
                 raise WireError("invalid", "key: is that of a session that was opened; draw another one")
             hosted.last_id = request.id
             hosted.stored = Message("forked", request.id, {"sid": hosted.sid, "sids": [branch.sid for branch in known]})
@@ -184,7 +185,7 @@ class Desk:
         if known:
             hosted = known[0]
             hosted.hear(request)
-            if hosted.running is not None and hosted.running.message.type == "open":
+            if hosted.running is not None and hosted.is_opening:
                 hosted.running.adopt(request)
                 return None
             if hosted.opened is None:
@@ -225,8 +226,7 @@ class Desk:
             self._answer(request, reply)
             return
         if kind == "handover":
-            if not self._roster.is_leaving(hosted):
-                self._draining.take(hosted, reply)
+            self._draining.take(hosted, reply, unasked=not self._roster.is_leaving(hosted))
             return
         hosted.running = None
         self._cancels.settle(hosted, reply.fields.get("code") == "cancelled")

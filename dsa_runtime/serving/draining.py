@@ -46,15 +46,18 @@ class Draining:
             return False
         return monotonic() >= self.until or not (growing or any(not hosted.handed_over for hosted in sessions))
 
-    def take(self, hosted: Hosted, reply: Message) -> None:
-        """A session has written itself down."""
+    def take(self, hosted: Hosted, reply: Message, *, unasked: bool) -> None:
+        """A session has written itself down; it may have been closed meanwhile. Answers those who wait for it.
+
+        unasked   tell whoever asked last about it, too
+        """
         if reply.type == "error":  # it was logged; the client goes on from a snapshot of its own
             reply = Message("handover", 0, {"sid": hosted.sid})
         hosted.handover = reply
-        if hosted.route is not None:
+        if unasked and hosted.route is not None:
             self._send(hosted.route, reply)
         for request in hosted.waiting:
-            self._answer(request, self._given_back(hosted))
+            self._answer(request, self._given_back(hosted, request))
         hosted.waiting = []
 
     def ask(self, hosted: Hosted, request: Request) -> Message | None:
@@ -62,11 +65,14 @@ class Draining:
         if hosted.handover is None:
             hosted.waiting = [*hosted.waiting[1 - _MOST_WAITING :], request]
             return None
-        return self._given_back(hosted)
+        told = hosted.told
+        # That it was sent says nothing. Who has had it asks something else, or closes the session; a retry says no.
+        hosted.handed_over |= told is not None and told.route == request.route and told.id != request.id
+        return self._given_back(hosted, request)
 
-    def _given_back(self, hosted: Hosted) -> Message:
+    def _given_back(self, hosted: Hosted, request: Request) -> Message:
         assert hosted.handover is not None
-        hosted.handed_over = True
+        hosted.told = request
         problem = "the server is about to end; go on elsewhere from this snapshot"
         error = error_message(WireError("draining", problem, extra=hosted.handover.fields))
         return dataclasses.replace(error, buffers=hosted.handover.buffers)

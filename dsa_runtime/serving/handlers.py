@@ -141,8 +141,9 @@ def _rewind(hosted: Hosted, request: Request) -> Outcome:
 
 def _snapshot(hosted: Hosted, request: Request) -> Outcome:
     session, _ = _parts(hosted)
+    data = session.snapshot()  # first: it may finish a tick, or find that one has failed
     described = {"sid": hosted.sid, "tick": session.tick, "seed": session.seed}
-    return Outcome(_reply(request, "snapshot", described, Buffer.of_bytes("snapshot", session.snapshot())))
+    return Outcome(_reply(request, "snapshot", described, Buffer.of_bytes("snapshot", data)))
 
 
 def _fork(hosted: Hosted, request: Request) -> Outcome:
@@ -190,8 +191,9 @@ def _hand_over(hosted: Hosted, request: Request) -> Outcome:
     if hosted.session is None:  # it could not be opened
         return Outcome(_reply(request, "handover", {"sid": hosted.sid}))
     session = hosted.session
+    data = session.snapshot()  # first, as above
     described = {"sid": hosted.sid, "tick": session.tick}
-    return Outcome(_reply(request, "handover", described, Buffer.of_bytes("snapshot", session.snapshot())))
+    return Outcome(_reply(request, "handover", described, Buffer.of_bytes("snapshot", data)))
 
 
 _HANDLERS: dict[str, Callable[[Hosted, Request], Outcome]] = {

@@ -13,6 +13,7 @@ from .seat import Seat
 from .wire import Message, WireError
 
 _PER_LEASE = 4  # so that one or two that are lost do no harm
+_IDLE_S = 1.0  # stands for the lease of a session without a place, which may find one at any time
 
 
 class Heartbeat:
@@ -23,6 +24,7 @@ class Heartbeat:
         self._seats: WeakSet[Seat] = WeakSet()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
+        self._unheard: dict[int, int] = {}  # by sid: id of a ping that nothing has come in answer to
         self._ended = False
 
     def add(self, seat: Seat) -> None:
@@ -47,7 +49,8 @@ class Heartbeat:
         try:
             while True:
                 with self._changed:
-                    leases = [place.lease_s for seat in self._seats if (place := seat.place) is not None]
+                    places = [seat.place for seat in self._seats if not seat.is_over]
+                    leases = [_IDLE_S if place is None else place.lease_s for place in places]
                     pause_s = min(leases, default=None)
                     if not self._ended:  # it may have been said while nobody waited
                         self._changed.wait(None if pause_s is None else pause_s / _PER_LEASE)
@@ -67,9 +70,13 @@ class Heartbeat:
                 continue
             by_sid[place.sid] = seat
             if monotonic() - seat.touched >= place.lease_s / _PER_LEASE:
-                channel.post(Message("ping", channel.next_id(), {"epoch": place.epoch, "sid": place.sid}))
+                # To a server that drains, another id says that its answer has arrived.
+                id = self._unheard.setdefault(place.sid, channel.next_id())
+                channel.post(Message("ping", id, {"epoch": place.epoch, "sid": place.sid}))
+        self._unheard = {sid: id for sid, id in self._unheard.items() if sid in by_sid}
         try:
             for message in channel.hear():  # in answer to earlier ones
+                self._unheard = {sid: id for sid, id in self._unheard.items() if id != message.id}
                 sid = optional(uint64, message.fields, "sid")
                 if sid in by_sid:
                     by_sid[sid].hand_over(message)

@@ -118,7 +118,9 @@ class Hosted:
         self.handover: Message | None = None
         """The snapshot, once the server drains."""
         self.handed_over = False
-        """Whether a client has asked for it."""
+        """Whether it is known to have arrived."""
+        self.told: Request | None = None
+        """The newest request that was answered by it."""
         self.deadline = monotonic() + lease_ms / 1000
         # The session's thread's.
         self.session: Session | None = None
@@ -151,6 +153,11 @@ class Hosted:
         self.deadline = monotonic() + self.lease_ms / 1000
 
     @property
+    def is_opening(self) -> bool:
+        """Whether its `open` is still under way."""
+        return self.running is not None and self.running.message.type == "open"
+
+    @property
     def has_lapsed(self) -> bool:
         """Whether the lease has run out. It does not while a request runs."""
         return self.running is None and monotonic() >= self.deadline
@@ -174,11 +181,20 @@ class Hosted:
             self.around.failed(f"recording {path.name} was lost", error)
 
     def _serve(self) -> None:
-        while (request := self._requests.get()) is not None:
-            outcome = self.around.perform(self, request)
-            self.around.done(self, request, outcome)
-            for action in outcome.then:
-                try:
-                    action()
-                except Exception as error:
-                    self.around.failed("after a reply", error)
+        while self._serve_one():
+            pass
+
+    def _serve_one(self) -> bool:
+        """Wait for a request and perform it; False if there are to be no more. What it was about, which may be large,
+        is let go before the next one is waited for."""
+        request = self._requests.get()
+        if request is None:
+            return False
+        outcome = self.around.perform(self, request)
+        self.around.done(self, request, outcome)
+        for action in outcome.then:
+            try:
+                action()
+            except Exception as error:
+                self.around.failed("after a reply", error)
+        return True

@@ -78,12 +78,15 @@ class Journal:
             del self._stretches[0]
 
     def rewind(self, ticks: int) -> None:
-        """The last moves were undone."""
+        """The last moves were undone. It stays inexact if it was: which they were is not known, as the newest move
+        that was noted may never have been. It becomes so where they are more than it knows of."""
         for _ in range(ticks):
-            while not self._stretches[-1].moves:
+            while self._stretches and not self._stretches[-1].moves:
                 self._stretches.pop()
+            if not self._stretches:
+                self._stretches, self.is_exact = [_Stretch(b"")], False
+                return
             self._stretches[-1].moves.pop()
-        self.is_exact = all(move.steps is not None for move in self.moves())
 
     def copy(self) -> Journal:
         """For a fork, which goes on from here and cannot be rewound beyond."""

@@ -15,6 +15,8 @@ from .keys import KeyPair, load_key, public_key
 LAP_MS = 250
 """A client that has heard nothing for so long asks whether the server is there."""
 _QUEUED = 64  # messages that have not left yet
+_BEAT_TIMEOUT_MS = 600
+_MOST_MS = 2**31 - 1  # of libzmq
 _ADDRESS = re.compile(r"tcp://(\[[^\[\]]+\]|[^:\[\]]+):(\d{1,5})|ipc://.+")
 
 
@@ -85,7 +87,9 @@ class Link:
             (zmq.RECONNECT_IVL, 50),
             (zmq.RECONNECT_IVL_MAX, 400),
             (zmq.HEARTBEAT_IVL, 200),
-            (zmq.HEARTBEAT_TIMEOUT, 600),  # a peer that is frozen, or behind a cut, is noticed
+            # A peer that is frozen, or behind a cut, is noticed. A message that crosses slowly is a silence too, until
+            # all of it is there: with less than the timeout, the connection would be dropped amid each one, for ever.
+            (zmq.HEARTBEAT_TIMEOUT, min(max(_BEAT_TIMEOUT_MS, int(self.timeout_ms)), _MOST_MS)),
             (zmq.SNDTIMEO, LAP_MS),
             (zmq.RCVTIMEO, LAP_MS),
         ):

@@ -38,7 +38,7 @@ class Outlet:
             try:
                 self._ring = FrameRing.create(config.ring_folder, size, SLOTS)
             except OSError as error:
-                problem = f"frames: no shared memory ({error.strerror}); take part or jpeg"
+                problem = f"frames: no shared memory ({error.strerror or error}); take part or jpeg"
                 raise WireError("capacity", problem) from error
 
     @classmethod

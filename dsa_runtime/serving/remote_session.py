@@ -120,8 +120,8 @@ class RemoteSession:
 
         False if there is none at the server, or if its frame is finished already: then it returns that.
         """
-        place = self._seat.place
-        return place is not None and self._seat.control.cancel(place.epoch, place.sid)
+        place, step = self._seat.place, self._seat.stepping
+        return place is not None and step is not None and self._seat.control.cancel(place.epoch, place.sid, step)
 
     def reset(self, seed: int) -> np.ndarray:
         """Start over from context `seed % contexts`; returns its last picture, `uint8[H, W, 3]`."""
@@ -161,6 +161,8 @@ class RemoteSession:
             picture = self._moved("rewind", {"ticks": ticks})
             if self._seat.journal is not None:
                 self._seat.journal.rewind(ticks)
+                if not self._seat.journal.is_exact:
+                    self._seat.checkpoint()
             return picture
 
     def fork(self, n: int = 1) -> list[RemoteSession]:

@@ -23,6 +23,7 @@ from .wire_tick import NO_BUDGET
 T = TypeVar("T")
 
 _CLOSE_MS = 1000.0  # what is not closed by then ends with its lease
+_GOODBYE_MS = 100  # for what was posted last
 _PAUSE_S = 0.05  # between two attempts to find a new place
 _ATTEMPTS = 3  # lives of the server that one call outlives
 _MOST_MS = 2**53
@@ -43,16 +44,26 @@ class Seat:
     """One thread at a time, but for `place`, `touched` and `hand_over`."""
 
     def __init__(
-        self, control: Control, spec: WorldSpec, options: Mapping[str, Any], journal: Journal | None = None
+        self,
+        control: Control,
+        spec: WorldSpec,
+        options: Mapping[str, Any],
+        journal: Journal | None = None,
+        *,
+        any_frames: bool = False,
     ) -> None:
-        """options   fields of `open` but `key`
-        journal   what it takes to make the session again; None for one that is lost with its server
+        """options      fields of `open` but `key`
+        journal      what it takes to make the session again; None for one that is lost with its server
+        any_frames   where the server has no room for a ring, have the frames sent
         """
         self.control, self.spec, self.options, self.journal = control, spec, options, journal
         height, width = spec.frame.height, spec.frame.width
         self.frames = FrameSource((height, width, 3))
+        self.any_frames = any_frames
         self.place: Place | None = None
         """None while it has none."""
+        self.stepping: int | None = None
+        """Id of the step that is being asked."""
         self.touched = monotonic()
         """When the server last heard about it."""
         self.tick = 0
@@ -68,6 +79,12 @@ class Seat:
         self._left: Place | None = None  # one that may still be held
         self._lost: ServerGoneError | None = None
         self._posted: Message | None = None  # the request for a checkpoint that is under way
+        self._closed = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has no place and will find none. From any thread."""
+        return self._closed or self._lost is not None
 
     def open(self) -> None:
         """Take a place at the server."""
@@ -75,16 +92,22 @@ class Seat:
             try:
                 return self._open(self.control.welcome.epoch)
             except Restarted:
-                self.control.greet(self.spec, self._channel)
+                pass
             except WireError as error:
                 raise ServerError(f"{self.control.link.address}: a reply that makes no sense: {error}") from None
+            self.control.greet(self.spec, self._channel)
         raise ServerGoneError("the server restarts again and again")
 
     def take(self, place: Place) -> None:
         """Take a place that was made by a fork. Its frames come as parts where the others' come in a ring."""
         self.place = place
         if self.options.get("frames") == "shm":
-            self.ask("configure", {"frames": "shm"}, read=self._attach)
+            try:
+                self.ask("configure", {"frames": "shm"}, read=self._attach)
+            except BusyError as error:
+                if not _lacks_room(error):
+                    raise
+                self.options = {**self.options, "frames": "part"}
 
     def ask(
         self,
@@ -146,11 +169,12 @@ class Seat:
         """Give the place up and close the socket. Idempotent."""
         place = self.place or self._left
         self.place = self._left = None
+        self._closed = True
         if place is not None:
             with suppress(ServerError, Restarted, WireError):
                 silence_ms = min(_CLOSE_MS, self.control.link.timeout_ms)
                 self._channel.ask(self._about(place, "close", {}), silence_ms=silence_ms)
-        self._channel.close()
+        self._channel.close(_GOODBYE_MS)
         self.frames.close()
 
     def _open(self, epoch: int) -> None:
@@ -158,7 +182,13 @@ class Seat:
         if self.journal is not None and isinstance(self.journal.start, int):
             options["seed"] = self.journal.start
         fields = {"epoch": epoch, "key": secrets.randbits(64), **options}
-        reply = self._ask(Message("open", self._channel.next_id(), fields))
+        try:
+            reply = self._ask(Message("open", self._channel.next_id(), fields))
+        except BusyError as error:
+            if not (self.any_frames and options["frames"] == "shm" and _lacks_room(error)):
+                raise
+            self.options = {**self.options, "frames": "part"}
+            return self._open(epoch)
         lease_s = integer(reply.fields, "lease_ms", 1, _MOST_MS) / 1000
         with self._handing:
             self._handed = None
@@ -167,7 +197,14 @@ class Seat:
 
     def _request(self, type: str, fields: Mapping[str, Any], buffers: Sequence[Buffer] = ()) -> Message:
         assert self.place is not None
-        return self._ask(self._about(self.place, type, fields, buffers))
+        message = self._about(self.place, type, fields, buffers)
+        if type != "step":
+            return self._ask(message)
+        self.stepping = message.id
+        try:
+            return self._ask(message)
+        finally:
+            self.stepping = None
 
     def _about(self, place: Place, type: str, fields: Mapping[str, Any], buffers: Sequence[Buffer] = ()) -> Message:
         id = self._channel.next_id()
@@ -210,6 +247,8 @@ class Seat:
             self.journal.checkpoint(snapshot)
         elif self.journal is None and self._lost is None:
             self._lost, error.snapshot = error, snapshot
+        if error.code == "draining" and self.place is not None:  # it waits to hear that this has arrived
+            self._channel.post(self._about(self.place, "close", {}))
         if error.code not in (*GONE, "epoch"):
             self._left = self.place or self._left
         self.place = None
@@ -244,5 +283,12 @@ class Seat:
             if self.controller is not None:
                 self._request("configure", {"controller": self.controller})
         except BaseException:  # half made, it must not be taken for the session
-            self._left, self.place = self.place, None
+            with self._handing:
+                self._handed = None
+                self._left, self.place = self.place, None
             raise
+
+
+def _lacks_room(error: BusyError) -> bool:
+    """Whether a ring could not be made; without one there may be room."""
+    return error.code in ("capacity", "busy") and str(error).startswith("frames:")

@@ -63,6 +63,7 @@ class Server:
         """When the I/O thread was last seen, on the clock of `time.monotonic`: at least once a second while it runs."""
         self._worlds, self._observer = dict(worlds), observer or Observer()
         self._stopping = self._draining = False
+        self._drained_by = 0.0
         self._outcomes: Mailbox[tuple[Hosted, Request, Outcome]] = Mailbox()
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._guard: Guard | None = None
@@ -104,6 +105,7 @@ class Server:
         """Serve until told to end. Blocks; binds first where that was not done."""
         if self._socket is None:
             self.bind()
+        assert self._socket is not None
         surroundings = Surroundings(
             self.config, self._observer, self._publisher, lambda *outcome: self._outcomes.put(outcome), perform
         )
@@ -112,6 +114,8 @@ class Server:
             self._loop(desk)
             desk.stop()
             self._settle(desk)
+            if not self._stopping:  # the snapshots that are on their way may take all the time there is
+                self._socket.setsockopt(zmq.LINGER, max(_LINGER_MS, _ms(self._drained_by - monotonic())))
         finally:
             self._release()
             self._ended.set()
@@ -140,7 +144,7 @@ class Server:
             poller.poll(_ms(seconds))
             self.beat = monotonic()
             if self._draining:
-                desk.drain()
+                self._drained_by = desk.drain()
             self._take_outcomes(desk)
             self._take_messages(desk)
             desk.look_around()

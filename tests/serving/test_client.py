@@ -10,6 +10,8 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import pytest
 
 from dsa_runtime import (
     BusyError,
+    CancelledError,
     Connection,
     ServerError,
     ServerGoneError,
@@ -30,12 +33,16 @@ from dsa_runtime.serving import answers, keys
 from dsa_runtime.serving.channel import Channel
 from dsa_runtime.serving.heartbeat import Heartbeat
 from dsa_runtime.serving.link import LAP_MS
+from dsa_runtime.serving.observer import Observer
 from dsa_runtime.serving.security import Access
 from dsa_runtime.serving.server import Server
 from dsa_runtime.serving.wire import Message, pack, unpack
 from tests.play import ACTIONS, play
+from tests.serving.held import Held
 from tests.serving.lives import Lives
 from tests.serving.relay import Relay, relayed
+from tests.serving.serve import private
+from tests.serving.slow_wire import slow_wire
 from tests.stages import WAIT_S, Gate
 
 
@@ -260,6 +267,23 @@ class TestFrames:
             np.testing.assert_array_equal(play(branch), play(session))
             branch.close()
 
+    @pytest.mark.parametrize("recover", [False, True])
+    def test_where_no_ring_can_be_made_auto_has_them_sent(
+        self, tiny_world: World, tmp_path: Path, expected: list[np.ndarray], recover: bool
+    ) -> None:
+        rings = private(tmp_path / "rings")
+        with Lives(tiny_world, tmp_path) as lives, connect(lives.server.address) as connection:
+            parent = connection.session(7)
+            rings.chmod(0o755)  # which is not private, and refused
+            with connection.session(7, recover=recover) as session, parent:
+                np.testing.assert_array_equal(play(session), expected)
+                (branch,) = parent.fork()
+                with branch:
+                    np.testing.assert_array_equal(play(branch), expected)
+            with pytest.raises(BusyError, match=r"frames: no shared memory \(.*mode 0700"):
+                connection.session(frames="shm")
+            assert connection.stats()["sessions"] == 0
+
     def test_large_frames_are_read_without_a_copy_and_are_the_callers_all_the_same(
         self, connection: Connection, expected: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -314,6 +338,58 @@ class TestLosses:
             relay.requests = relay.replies = lambda message: True
             np.testing.assert_array_equal(frames + play(session, ACTIONS[6:]), expected)
             assert connection.stats()["ticks"] == len(ACTIONS)
+
+    def test_a_message_that_crosses_slowly(self, tiny_world: World, tmp_path: Path) -> None:
+        """For longer than a frozen server would be waited for; but it is one that talks."""
+        with (
+            Lives(tiny_world, tmp_path, bind="tcp://127.0.0.1:*") as lives,
+            slow_wire(lives.server.address) as wire,
+            connect(wire.address, timeout_ms=2500, frames="part") as connection,
+            connection.session(7, lease_ms=60_000) as session,
+            ThreadPoolExecutor(1) as pool,
+        ):
+            taken = session.snapshot()
+            wire.bytes_per_s = len(taken) / 1.0
+            try:
+                assert pool.submit(session.snapshot).result(WAIT_S) == taken
+            finally:
+                wire.bytes_per_s = math.inf
+
+    def test_a_cancel_whose_reply_is_lost_stops_one_step(self, relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+        answered = threading.Semaphore(0)
+        with (
+            connect(relay.address) as connection,
+            connection.session(7) as session,
+            ThreadPoolExecutor(2) as pool,
+            ExitStack() as stack,
+        ):
+            connection.session().close()  # the world's batcher has warmed up now
+            held = Held(monkeypatch)
+            stack.callback(held.let_go)
+
+            def passes(message: Message) -> bool:
+                if message.type != "cancelled":
+                    return True
+                answered.release()
+                return lost.is_set()
+
+            lost = threading.Event()
+            relay.replies = passes
+            step = pool.submit(session.step, 1, math.inf)
+            held.wait()
+            cancel = pool.submit(session.cancel)
+            with pytest.raises(CancelledError):
+                step.result(WAIT_S)
+            assert answered.acquire(timeout=WAIT_S)
+            step = pool.submit(session.step, 2, math.inf)
+            until(lambda: session._seat.stepping is not None, "it does not begin")
+            while answered.acquire(blocking=False):
+                pass  # those that were asked before it began
+            lost.set()
+            assert answered.acquire(timeout=WAIT_S)
+            held.let_go()
+            assert step.result(WAIT_S).tick == 0
+            cancel.result(WAIT_S)
 
     def test_a_step_that_takes_longer_than_a_silence_may_is_waited_for(
         self, tiny_world: World, tmp_path: Path, expected: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
@@ -434,6 +510,28 @@ class TestLeases:
         gc.collect()
         until(lambda: connection.stats()["reaped"] == 1, "it still lives")
 
+    def test_a_session_that_was_made_again_after_a_call_that_failed(self, tiny_world: World, tmp_path: Path) -> None:
+        renewed = threading.Event()
+
+        class Watch(Observer):
+            def request(self, type: str, code: str, seconds: float) -> None:
+                if type == "ping":
+                    renewed.set()
+
+        with (
+            Lives(tiny_world, tmp_path, observer=Watch()) as lives,
+            connect(lives.server.address, timeout_ms=500) as connection,
+            connection.session(7, lease_ms=self.LEASE_MS, recover=True) as session,
+        ):
+            session.step(0)
+            lives.end()
+            with pytest.raises(ServerGoneError):
+                session.step(1)
+            lives.begin()
+            session.step(1)
+            renewed.clear()
+            assert renewed.wait(WAIT_S)
+
     @pytest.mark.parametrize("recover", [False, True])
     def test_a_client_that_was_frozen(self, connection: Connection, expected: list[np.ndarray], recover: bool) -> None:
         with connection.session(7, lease_ms=self.LEASE_MS, recover=recover, frames="part") as session:
@@ -452,13 +550,14 @@ class TestDrain:
     def test_the_session_comes_back_as_a_snapshot(
         self, tiny_world: World, tmp_path: Path, expected: list[np.ndarray]
     ) -> None:
-        with connected_once(tiny_world, tmp_path) as (lives, connection):
-            with connection.session(7) as session:
+        with connected_once(tiny_world, tmp_path, drain_s=60.0) as (lives, connection):
+            with connection.session(7, lease_ms=60_000) as session:
                 frames = play(session, ACTIONS[:5])
                 lives.server.drain()
                 with pytest.raises(ServerGoneError) as gone:
                     session.step(0)
                 assert gone.value.code == "draining" and gone.value.snapshot is not None
+                assert lives.server.wait(WAIT_S / 2)  # it knows that it has arrived
                 with pytest.raises(ServerGoneError) as again:
                     session.snapshot()
                 assert again.value.snapshot == gone.value.snapshot

@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import zmq
 
-from dsa_runtime import Recording, World
+from dsa_runtime import Recording, Session, World
 from dsa_runtime.replay import replay
 from dsa_runtime.serving.observer import Observer, label
 from dsa_runtime.serving.server import Server
 from dsa_runtime.serving.wire import Message
+from dsa_runtime.snapshot import decode
 from tests.serving.held import Held
 from tests.serving.peer import Peer, pixels, refusal
 from tests.serving.serve import serve
@@ -48,6 +51,7 @@ def test_sessions_are_handed_back_and_go_on_elsewhere(draining: Server, tiny_wor
         assert refusal(reply) == ("draining", "no") and reply.fields["retry"] is True
         assert reply.fields["tick"] == handover.fields["tick"] == 2
         assert snapshot_of(reply) == snapshot_of(handover)
+        assert peer.ask("close", sid=sid).type == "closed"
         assert draining.wait(30.0)
     with tiny_world.session(0) as elsewhere, tiny_world.session(7) as lone:
         elsewhere.restore(snapshot_of(reply))
@@ -73,6 +77,7 @@ def test_what_runs_is_finished_first(draining: Server, monkeypatch: pytest.Monke
             ("error", waiting),
         ]
         assert refusal(replies[2]) == ("draining", "no") and replies[2].fields["tick"] == 1
+        peer.ask("close", sid=sid)
 
 
 def test_a_ping_fetches_a_session_and_closing_gives_it_up(draining: Server) -> None:
@@ -81,8 +86,79 @@ def test_a_ping_fetches_a_session_and_closing_gives_it_up(draining: Server) -> N
         draining.drain()
         assert {peer.receive().fields["sid"] for _ in range(2)} == {pinged, closed}
         assert refusal(peer.ask("ping", sid=pinged)) == ("draining", "no")
+        assert refusal(peer.ask("ping", sid=pinged)) == ("draining", "no")  # who asks again has heard
         assert not draining.wait(0.1)
         assert peer.ask("close", sid=closed).type == "closed"
+
+
+@pytest.mark.parametrize("proof", ["close", "ping"])
+def test_a_snapshot_that_was_sent_has_not_arrived_yet(draining: Server, proof: str) -> None:
+    with Peer.greeted(draining.address) as peer, Peer.greeted(draining.address) as other:
+        sid = peer.open()
+        draining.drain()
+        assert peer.receive().type == "handover"
+        for _ in range(2):  # a retry: the reply before may have been lost, or be on its way
+            assert refusal(peer.step(sid, id=1000)) == ("draining", "no")
+        assert refusal(other.ask("ping", 5, sid=sid)) == ("draining", "no")  # it may not have reached this one either
+        assert not draining.wait(0.1)
+        other.ask(proof, 6, sid=sid)
+        assert draining.wait(30.0)
+
+
+def test_the_last_words_have_the_rest_of_the_time(draining: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    lingers: list[Any] = []
+    real = Server._release
+
+    def release(server: Server) -> None:
+        assert server._socket is not None
+        lingers.append(server._socket.getsockopt(zmq.LINGER))
+        real(server)
+
+    monkeypatch.setattr(Server, "_release", release)
+    draining.drain()
+    assert draining.wait(30.0)
+    assert 30_000 < lingers[0] <= 60_000
+
+
+def test_who_waits_for_a_session_that_is_closed_meanwhile_is_answered(
+    draining: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Peer.greeted(draining.address) as peer:
+        sid = peer.open()
+        held = Held(monkeypatch)
+        step = peer.send("step", sid=sid, action=1, budget_us=-1)
+        held.wait()
+        draining.drain()
+        while not peer.ask("stats").fields["draining"]:
+            pass
+        ping, close = peer.send("ping", sid=sid), peer.send("close", sid=sid)
+        reply = peer.receive()
+        assert reply.id == step and refusal(reply) == ("cancelled", "no")
+        held.let_go()
+        replies = {reply.id: reply for reply in (peer.receive(), peer.receive())}
+        assert refusal(replies[ping]) == ("draining", "no")
+        assert replies[close].type == "closed"
+
+
+def test_a_handover_says_the_tick_that_it_shows(
+    draining: Server, tiny_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after a tick that was answered by `repeated`, which ends before it is taken."""
+    with Peer.greeted(draining.address) as peer:
+        sid = peer.open(on_miss="repeat")
+        held = Held(monkeypatch)
+        assert peer.step(sid, budget_us=20_000).fields["status"] == "repeated"
+        real = Session.snapshot
+
+        def snapshot(session: Session) -> bytes:
+            held.let_go()
+            return real(session)
+
+        monkeypatch.setattr(Session, "snapshot", snapshot)
+        draining.drain()
+        handover = peer.receive()
+        assert handover.fields["tick"] == decode(tiny_world.spec, snapshot_of(handover)).state.tick == 1
+        peer.ask("close", sid=sid)
 
 
 def test_a_server_without_sessions_ends_at_once(draining: Server) -> None:
@@ -109,6 +185,7 @@ def test_a_session_that_cannot_be_written_down_is_given_up(draining: Server, mon
         assert peer.receive().buffers == ()
         reply = peer.step(sid)
         assert refusal(reply) == ("draining", "no") and reply.buffers == ()
+        peer.ask("close", sid=sid)
 
 
 def test_stopping_answers_what_runs(tiny_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

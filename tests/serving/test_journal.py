@@ -84,8 +84,27 @@ def test_moves_of_unknown_steps_make_it_inexact_until_a_checkpoint_after_their_e
     assert journal.is_exact and not journal.is_due
     assert told(journal) == (b"a", [])
     assert not twin.is_exact
-    twin.rewind(2)
-    assert twin.is_exact
+
+
+def test_going_back_does_not_make_it_exact() -> None:
+    """The newest move it knows of may never have been, and then it is another one that was undone."""
+    journal = walked(Journal(7, 9, 5), 1, 2)
+    journal.note(3, tick(0, "repeated"))
+    journal.is_exact = False  # it has failed, and is no more
+    journal.rewind(1)
+    assert not journal.is_exact
+    journal.checkpoint(b"a")
+    assert journal.is_exact and told(journal) == (b"a", [])
+
+
+def test_going_back_farther_than_it_knows() -> None:
+    journal = walked(Journal(7, 9, 5), 1)
+    journal.note(2, tick(0, "repeated"))
+    journal.checkpoint(b"a")  # the moves before are not known well enough to be kept
+    walked(journal, 3).rewind(2)
+    assert not journal.is_exact
+    journal.checkpoint(b"b")
+    assert told(walked(journal, 4)) == (b"b", [4])
 
 
 def test_a_copy_goes_its_own_way() -> None:

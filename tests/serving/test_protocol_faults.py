@@ -126,6 +126,28 @@ def test_an_open_is_retried_while_it_runs(
     assert peer.ask("stats").fields["opened"] == 1
 
 
+def test_a_fork_with_the_key_of_an_open_that_still_runs(
+    served: Server, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sid = peer.open()
+    begun, go_on = threading.Event(), threading.Event()
+    real = World.session
+
+    def slow(world: World, *arguments: Any, **settings: Any) -> Any:
+        begun.set()
+        assert go_on.wait(30)
+        return real(world, *arguments, **settings)
+
+    monkeypatch.setattr(World, "session", slow)
+    with Peer.greeted(served.address) as other:
+        other.send("open", 77, key=5)
+        assert begun.wait(30)
+        reply = peer.ask("fork", sid=sid, key=5)
+        go_on.set()
+        assert refusal(reply) == ("invalid", "no")
+        assert other.receive().type == "opened"
+
+
 def test_a_stale_epoch_runs_nothing(peer: Peer) -> None:
     sid = peer.open(7)
     peer.epoch ^= 1

@@ -24,6 +24,8 @@ from dsa_runtime import (
     connect,
     load_world,
 )
+from dsa_runtime.serving.observer import Observer
+from dsa_runtime.serving.server import Server
 from dsa_runtime.serving.wire import Message
 from tests.play import ACTIONS, play
 from tests.serving.lives import Lives
@@ -212,6 +214,18 @@ class TestRestart:
             np.testing.assert_array_equal(frames + play(session, ACTIONS[4:]), expected)
             timer.join()
 
+    def test_a_session_is_opened_at_a_server_that_has_just_come_back(
+        self, lives: Lives, connection: Connection
+    ) -> None:
+        """Which answers, late, all that was asked while it was away."""
+        assert connection.spec  # is known already
+        lives.end()
+        timer = threading.Timer(0.8, lives.begin)
+        timer.start()
+        with connection.session(7) as session:
+            timer.join()
+            assert session.step(0).tick == 0
+
     def test_one_that_comes_back_too_late_is_found_by_the_next_call(
         self, lives: Lives, expected: list[np.ndarray]
     ) -> None:
@@ -296,6 +310,31 @@ class TestDrained:
                 assert connection.stats()["ticks"] == len(ACTIONS) - 6
         lives.end()
 
+    def test_one_that_was_half_made_again_is_not_taken_for_it(self, tiny_world: World, tmp_path: Path) -> None:
+        """The next server drains while the session is being made again, and hands back what is not the session yet."""
+        with tiny_world.session(5) as other:
+            snapshot, expected = other.snapshot(), play(other, ACTIONS[:3])
+        server: Server
+
+        class Drains(Observer):
+            def opened(self, sid: int, world: str) -> None:
+                server.drain()
+
+        with (
+            Lives(tiny_world, tmp_path) as lives,
+            connect(lives.server.address, timeout_ms=700) as connection,
+            connection.session(7, recover=True, lease_ms=60_000) as session,
+        ):
+            session.restore(snapshot)
+            lives.end()
+            lives.begin(expect_end=True, drain_s=0.5, observer=Drains())
+            server = lives.server
+            with pytest.raises(ServerGoneError):
+                session.step(ACTIONS[0], math.inf)
+            lives.end()
+            lives.begin()
+            np.testing.assert_array_equal(play(session, ACTIONS[:3]), expected)
+
     @pytest.mark.parametrize("call", ["step", "reset"])
     def test_what_it_was_handed_is_not_trusted_after_a_call_whose_reply_was_lost(
         self, tiny_world: World, tmp_path: Path, expected: list[np.ndarray], call: str
@@ -354,6 +393,21 @@ class TestRepeated:
             again = play(straight, ACTIONS[:3])
             straight.step(1, math.inf, steps=1)
             np.testing.assert_array_equal(again + play(straight, [3, *ACTIONS[3:]]), frames)
+
+    def test_going_back_to_before_it(
+        self, lives: Lives, connection: Connection, expected: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with connection.session(7, on_miss="repeat", history=6, recover=True) as session:
+            play(session, ACTIONS[:3])
+            with monkeypatch.context() as patch:
+                gate = Gate(patch, "denoise")
+                assert session.step(1, 50.0).status == "repeated"
+                gate.open.set()
+                play(session, [3])
+            np.testing.assert_array_equal(session.rewind(2), expected[2])
+            session._seat._collect()  # the checkpoint
+            lives.restart()
+            np.testing.assert_array_equal(play(session, ACTIONS[3:]), expected[3:])
 
     def test_until_then_the_session_cannot_be_made_again(
         self, lives: Lives, connection: Connection, monkeypatch: pytest.MonkeyPatch

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,13 @@ from dsa_runtime.batch import Batch
 from dsa_runtime.errors import ServingError
 from dsa_runtime.serving.config import ServerConfig
 from dsa_runtime.serving.frame_ring import FrameReader
+from dsa_runtime.serving.host import Hosted, Outcome, Request, Surroundings
 from dsa_runtime.serving.observer import Observer, label
 from dsa_runtime.serving.pictures import decode_picture
 from dsa_runtime.serving.server import Server
 from dsa_runtime.serving.spectator import Spectator
 from dsa_runtime.serving.wire import Buffer, Message, pack, unpack
+from dsa_runtime.snapshot import decode
 from dsa_runtime.tick import Tick
 from tests.serving.held import Held
 from tests.serving.peer import WAIT_MS, Peer, pixels, refusal
@@ -277,6 +281,23 @@ def test_repeated_frames(peer: Peer, held: Held) -> None:
     assert peer.step(sid).fields["tick"] == 1
 
 
+def test_a_snapshot_says_the_tick_that_it_shows(
+    peer: Peer, held: Held, tiny_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after a tick that was answered by `repeated`, which ends before it is taken."""
+    sid = peer.open(7, on_miss="repeat")
+    assert peer.step(sid, budget_us=20_000).fields["status"] == "repeated"
+    real = Session.snapshot
+
+    def snapshot(session: Session) -> bytes:
+        held.let_go()
+        return real(session)
+
+    monkeypatch.setattr(Session, "snapshot", snapshot)
+    reply = peer.ask("snapshot", sid=sid)
+    assert reply.fields["tick"] == decode(tiny_world.spec, snapshot_of(reply)).state.tick == 1
+
+
 def test_the_default_budget_is_one_native_period(peer: Peer, tiny_world: World) -> None:
     reply = peer.ask("step", sid=peer.open(), action=1)
     assert reply.fields["budget_us"] == round(tiny_world.spec.frame.period_ms * 1000)
@@ -306,6 +327,38 @@ def test_a_cancel_on_the_heels_of_its_step_is_heard(peer: Peer, held: Held) -> N
         assert replies[cancel].fields["cancelled"] is True
     held.let_go()
     assert peer.step(sid).fields["tick"] == 0
+
+
+def test_a_cancel_of_another_step_stops_nothing(peer: Peer, held: Held) -> None:
+    """As one that is asked again, because the reply was lost."""
+    sid = peer.open(7)
+    step = peer.send("step", 20, sid=sid, action=1, budget_us=-1)
+    held.wait()
+    assert peer.ask("cancel", 21, sid=sid, of=19).fields["cancelled"] is False
+    assert refusal(peer.ask("cancel", 22, sid=sid, of="last")) == ("malformed", "no")
+    peer.send("cancel", 23, sid=sid, of=step)
+    replies = {reply.id: reply for reply in (peer.receive(), peer.receive())}
+    assert replies[23].fields["cancelled"] is True
+    assert refusal(replies[step]) == ("cancelled", "no")
+
+
+def test_what_was_answered_is_let_go(tiny_world: World) -> None:
+    """A snapshot of many megabytes does not stay until the session is asked something else."""
+    asked: list[weakref.ref[Request]] = []
+
+    def perform(hosted: Hosted, request: Request) -> Outcome:
+        asked.append(weakref.ref(request))
+        return Outcome(request.message)
+
+    around = Surroundings(ServerConfig("ipc:///nowhere"), Observer(), None, lambda *_: None, perform)
+    hosted = Hosted("tiny", tiny_world, around, 1, 1000)
+    hosted.post(Request(Message("restore", 1), None))
+    give_up = time.monotonic() + WAIT_MS / 1000
+    while not asked or asked[0]() is not None:
+        assert time.monotonic() < give_up, "it is still there"
+        time.sleep(0.01)
+    hosted.dismiss()
+    assert hosted.join(WAIT_MS / 1000)
 
 
 def test_closing_stops_the_step_that_runs(peer: Peer, held: Held) -> None:

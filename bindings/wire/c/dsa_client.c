@@ -414,7 +414,8 @@ DsaResult dsa_connect(DsaClient *client, const char *address, const char *server
         {ZMQ_LINGER, 0},
         {ZMQ_IMMEDIATE, 1},  // steps for a server that is down must not pile up and then all run
         {ZMQ_RECONNECT_IVL, 50}, {ZMQ_RECONNECT_IVL_MAX, 400},
-        {ZMQ_HEARTBEAT_IVL, 200}, {ZMQ_HEARTBEAT_TIMEOUT, 600},  // a frozen server is noticed
+        {ZMQ_HEARTBEAT_IVL, 200},  // a frozen server is noticed
+        {ZMQ_HEARTBEAT_TIMEOUT, 3000},  // all tries: or no slow message would arrive
     };
     bool good = true;
     for (size_t i = 0; i < sizeof options / sizeof *options; i++)

@@ -202,7 +202,7 @@ public:
         socket_.set(zmq::sockopt::reconnect_ivl, 50);
         socket_.set(zmq::sockopt::reconnect_ivl_max, 400);
         socket_.set(zmq::sockopt::heartbeat_ivl, 200);  // a frozen server is noticed
-        socket_.set(zmq::sockopt::heartbeat_timeout, 600);
+        socket_.set(zmq::sockopt::heartbeat_timeout, 3000);  // all tries: or no slow message would arrive
         if (keys) {
             socket_.set(zmq::sockopt::curve_serverkey, keys->server);
             socket_.set(zmq::sockopt::curve_publickey, keys->own_public);

@@ -94,7 +94,7 @@ namespace Dsa
             Set(Zmq.ReconnectIvl, 50);
             Set(Zmq.ReconnectIvlMax, 400);
             Set(Zmq.HeartbeatIvl, 200); // a frozen server is noticed
-            Set(Zmq.HeartbeatTimeout, 600);
+            Set(Zmq.HeartbeatTimeout, 3000); // all tries: or no slow message would arrive
             try
             {
                 if (keys != null)

@@ -109,7 +109,7 @@ class Client {
       reconnectInterval: 50,
       reconnectMaxInterval: 400,
       heartbeatInterval: 200, // a frozen server is noticed
-      heartbeatTimeout: 600,
+      heartbeatTimeout: 3000, // all tries: or no slow message would arrive
       ...(keys && { curveServerKey: keys.server, curvePublicKey: keys.public, curveSecretKey: keys.secret }),
     });
     client.#socket.connect(address);

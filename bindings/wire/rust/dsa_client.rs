@@ -142,7 +142,7 @@ mod dsa {
             socket.set_reconnect_ivl(50)?;
             socket.set_reconnect_ivl_max(400)?;
             socket.set_heartbeat_ivl(200)?; // a frozen server is noticed
-            socket.set_heartbeat_timeout(600)?;
+            socket.set_heartbeat_timeout(3000)?; // all tries: or no slow message would arrive
             if let Some(keys) = keys {
                 socket.set_curve_serverkey(keys.server.as_bytes())?;
                 socket.set_curve_publickey(keys.own_public.as_bytes())?;
