@@ -96,7 +96,7 @@ class _Watch(Observer):
 def _serve(end: Connection, address: str, packages: list[Path], fate: Fate, access: tuple[Path, Path] | None) -> None:
     with ExitStack() as stack:
         worlds = [stack.enter_context(load_world(package, threads=1)) for package in packages]
-        config = ServerConfig(address, access and Access.load(*access), load_most=math.inf)
+        config = ServerConfig(address, access and Access.load(*access), load_most=math.inf, drain_s=2.0)
         watch = _Watch(fate)
         watch.server = Server({world.spec.name: world for world in worlds}, config, watch)
         signal.signal(signal.SIGTERM, lambda *_: watch.server.stop())
