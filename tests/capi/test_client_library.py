@@ -440,7 +440,7 @@ class TestTheWay:
             np.testing.assert_array_equal(play(session, ACTIONS[:4]), expected[:4])
         assert len(lost) >= 8
 
-    @pytest.mark.parametrize("seed", range(3))
+    @pytest.mark.parametrize("seed", range(2))
     def test_replies_that_make_no_sense_end_in_errors(self, relay: Relay, tiny_world: World, seed: int) -> None:
         rng = np.random.default_rng(seed)
 
@@ -461,8 +461,8 @@ class TestTheWay:
             return [bytes(part) for part in parts]
 
         spoilt = 0
-        for early in (True, False, False):
-            far = ClientWorld(tiny_world.spec, relay.address, frames=PART, timeout_us=300_000)
+        for early in (True, False):
+            far = ClientWorld(tiny_world.spec, relay.address, frames=PART, timeout_us=200_000)
             try:
                 relay.change = spoil if early else relay.change
                 with far.open(7, recover=1, checkpoint_ticks=2) as session:

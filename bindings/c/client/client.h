@@ -53,8 +53,8 @@ int32_t read_welcome(struct reply *reply, const char *world, const char *fingerp
 typedef void (*build_function)(void *with, struct channel *channel, struct request *request);
 int32_t control_ask(struct runtime *runtime, build_function build, void *with);
 void control_done(struct runtime *runtime);
-/* Whether the step of a session was stopped. False, too, where that cannot be known. */
-bool control_cancel(struct runtime *runtime, uint64_t epoch, uint64_t sid);
+/* Whether the step of a session, with that id, was stopped. False, too, where that cannot be known. */
+bool control_cancel(struct runtime *runtime, uint64_t epoch, uint64_t sid, uint64_t of);
 
 /* The status that an error of the server stands for, and its words as dsa_last_error. */
 int32_t refused(const struct reply *reply);
@@ -157,6 +157,7 @@ struct session {
     uint64_t epoch, sid;
     double lease_us, touched;
     enum phase phase;
+    uint64_t asked_id; /* of the step, while it is ASKING */
     _Atomic bool stop;
     bool is_handed; /* by a draining server */
     uint64_t handed_tick;

@@ -6,6 +6,8 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <limits.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <zmq.h>
@@ -106,8 +108,7 @@ int32_t link_socket(const struct link *link, void **made)
         {ZMQ_LINGER, 0},
         {ZMQ_RECONNECT_IVL, 50},
         {ZMQ_RECONNECT_IVL_MAX, 400},
-        {ZMQ_HEARTBEAT_IVL, 200},
-        {ZMQ_HEARTBEAT_TIMEOUT, 600}, /* a peer that is frozen, or behind a cut, is noticed */
+        {ZMQ_HEARTBEAT_IVL, 200}, /* a peer that is frozen, or behind a cut, is noticed */
     };
     void *socket = zmq_socket(link->context, ZMQ_DEALER);
     if (socket == NULL) {
@@ -117,6 +118,9 @@ int32_t link_socket(const struct link *link, void **made)
     for (size_t i = 0; i < sizeof OPTIONS / sizeof *OPTIONS; i++) {
         good = good && !zmq_setsockopt(socket, OPTIONS[i].option, &OPTIONS[i].value, sizeof(int));
     }
+    /* A message that takes longer than this to cross costs the connection, each time it is asked for. */
+    int patience_ms = (int)fmin(fmax(link->timeout_us / 1000, 600), INT_MAX);
+    good = good && !zmq_setsockopt(socket, ZMQ_HEARTBEAT_TIMEOUT, &patience_ms, sizeof patience_ms);
     if (!strncmp(link->address, "tcp://[", 7)) {
         good = good && !zmq_setsockopt(socket, ZMQ_IPV6, &(int){1}, sizeof(int));
     }

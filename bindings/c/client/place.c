@@ -17,6 +17,7 @@ static void set_phase(struct session *session, enum phase phase)
 {
     pthread_mutex_lock(&session->lock);
     session->phase = phase;
+    session->asked_id = session->request.id;
     pthread_mutex_unlock(&session->lock);
     session->channel.stop = phase == WAITING ? &session->stop : NULL;
 }
@@ -363,6 +364,11 @@ static bool has_lost_place(struct session *session)
     }
     place_hand_over(session, reply);
     use_handed(session, drains);
+    if (drains) { /* the server waits to hear that it has arrived */
+        struct request *request = &session->small_request;
+        request_begin(request, "close", channel_next_id(&session->channel), session->epoch, session->sid, 0);
+        request_send(request, session->channel.socket);
+    }
     char why[TEXT_BYTES];
     get_text(&reply->map, "msg", why, sizeof why);
     place_lose(session, false, why);

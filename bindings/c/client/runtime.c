@@ -164,14 +164,16 @@ void control_done(struct runtime *runtime)
     pthread_mutex_unlock(&runtime->asking);
 }
 
-bool control_cancel(struct runtime *runtime, uint64_t epoch, uint64_t sid)
+bool control_cancel(struct runtime *runtime, uint64_t epoch, uint64_t sid, uint64_t of)
 {
     struct channel *control = &runtime->control;
     bool cancelled = false;
     pthread_mutex_lock(&runtime->asking);
     uint64_t before = control->epoch;
     control->epoch = epoch;
-    request_begin(&runtime->request, "cancel", channel_next_id(control), epoch, sid, 0);
+    request_begin(&runtime->request, "cancel", channel_next_id(control), epoch, sid, 1);
+    put_name(&runtime->request, "of");
+    put_uint(&runtime->request, of);
     if (channel_ask(control, &runtime->request, dsa_now_us() + CANCEL_US, &runtime->reply) == ANSWERED) {
         cancelled = get_bool(&runtime->reply.map, "cancelled");
         reply_drop(&runtime->reply);

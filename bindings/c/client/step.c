@@ -273,14 +273,14 @@ DSA_API int32_t dsa_session_cancel(dsa_session *handle, int32_t *cancelled)
     struct session *session = data;
     pthread_mutex_lock(&session->lock);
     enum phase phase = session->phase;
-    uint64_t epoch = session->epoch, sid = session->sid;
+    uint64_t epoch = session->epoch, sid = session->sid, asked_id = session->asked_id;
     bool was_stopped = phase == WAITING;
     if (was_stopped) {
         atomic_store(&session->stop, true);
     }
     pthread_mutex_unlock(&session->lock);
     if (phase == ASKING) {
-        was_stopped = control_cancel(session->runtime, epoch, sid);
+        was_stopped = control_cancel(session->runtime, epoch, sid, asked_id);
     }
     if (cancelled != NULL) {
         *cancelled = was_stopped;
