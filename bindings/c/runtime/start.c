@@ -264,6 +264,12 @@ static int32_t start(const char *python)
     }
     PyGILState_STATE lock = PyGILState_Ensure();
     int32_t status = import_package();
+#if PY_VERSION_HEX < 0x030C0000
+    /* cffi's start takes this field, which is nobody's as a rule, for a lock, and ends the process where it is not 0: in a
+       Python that was there before us, somebody may have looked up an attribute of a capsule, which numbers the type. */
+    PyType_Modified(&PyCapsule_Type);
+    PyCapsule_Type.tp_version_tag = 0;
+#endif
     PyGILState_Release(lock);
     if (status < 0) {
         return status;
