@@ -72,6 +72,7 @@ def test_every_form_is_the_reference(attention: dict[Form, Path], filled: int) -
             np.testing.assert_allclose(call.outputs["output"], expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_all_rings_of_a_step_matter(tmp_path: Path) -> None:
     paths = export_forms(TINY, "step", tmp_path)
     feeds = paged_feeds(TINY, "step", 2)
@@ -99,6 +100,7 @@ def test_every_form_begins_a_round_in_turn() -> None:
     assert firsts == ["op", "gather", "ring", "op"]
 
 
+@pytest.mark.slow
 def test_a_short_run_reports_every_row(tiny: Shape, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "figures.json"
     arguments = ["--sizes", tiny.name, "--threads", "1", "2", "--rounds", "2", "--profile", "--json", str(file)]
