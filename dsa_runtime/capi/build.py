@@ -42,6 +42,10 @@ class BuildError(Exception):
     """The library could not be compiled. The text says why and what to do."""
 
 
+class ToolsMissing(BuildError):
+    """This machine cannot build the library: a compiler, Python's headers or its shared library are not there."""
+
+
 def build(folder: Path, *, flags: tuple[str, ...] = ()) -> Path:
     """Compile into `folder` (`lib/`, `include/`, and there what CMake and pkg-config read); returns the library.
 
@@ -109,19 +113,19 @@ def find_compiler() -> str:
     for name in (wanted, "cc", "gcc", "clang"):
         if name and shutil.which(shlex.split(name)[0]):
             return name
-    raise BuildError("no C compiler was found; install one (Debian: apt install gcc)")
+    raise ToolsMissing("no C compiler was found; install one (Debian: apt install gcc)")
 
 
 def _check_python() -> None:
     if not sys.platform.startswith("linux"):
-        raise BuildError(f"libdsa_runtime is built on Linux only so far, this is {sys.platform}; use libdsa_client")
+        raise ToolsMissing(f"libdsa_runtime is built on Linux only so far, this is {sys.platform}; use libdsa_client")
     if not sysconfig.get_config_var("Py_ENABLE_SHARED"):
-        raise BuildError(
+        raise ToolsMissing(
             f"{sys.executable} has no shared library to embed. pyenv: PYTHON_CONFIGURE_OPTS=--enable-shared pyenv "
             "install ...; Debian: apt install libpython3-dev"
         )
     if not Path(sysconfig.get_paths()["include"], "Python.h").is_file():
-        raise BuildError(f"{sysconfig.get_paths()['include']}: no Python.h; Debian: apt install libpython3-dev")
+        raise ToolsMissing(f"{sysconfig.get_paths()['include']}: no Python.h; Debian: apt install libpython3-dev")
 
 
 def _compile(compiler: str, scratch: Path, flags: tuple[str, ...]) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dsa_runtime import World, connect
-from dsa_runtime.capi.build import NAME, BuildError
+from dsa_runtime.capi.build import NAME, ToolsMissing
 from tests.behaviour.door import Door
 from tests.capi import client
 from tests.capi.library import CWorld, Library, built
@@ -35,7 +35,7 @@ def doors(tiny_world: World, tiny_package: Path, tmp_path_factory: pytest.TempPa
             if name == "wire" and client.missing() is None:
                 far = stack.enter_context(client.ClientWorld(tiny_world.spec, server.address))
                 found["client"] = Door("client", tiny_world.spec, far.session)
-        with suppress(BuildError):
+        with suppress(ToolsMissing):
             library = Library(built() / "lib" / NAME)
             world = stack.enter_context(closing(CWorld(library, tiny_package, tiny_world.spec)))
             found["c"] = Door("c", tiny_world.spec, world.session)

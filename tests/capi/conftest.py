@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dsa_runtime.capi.build import BuildError, find_compiler
+from dsa_runtime.capi.build import ToolsMissing, find_compiler
 from tests.capi.library import built
 
 PROGRAMS = Path(__file__).parent / "programs"
@@ -27,7 +27,7 @@ def prefix() -> Path:
     """The folder of libdsa_runtime, built once."""
     try:
         return built()
-    except BuildError as error:
+    except ToolsMissing as error:
         pytest.skip(str(error).splitlines()[0])
 
 

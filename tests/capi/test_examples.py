@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from dsa_runtime import World
-from dsa_runtime.capi.build import NAME, BuildError
+from dsa_runtime.capi.build import NAME, ToolsMissing
 from tests.capi import client, library
 from tests.wire_clients.serve import ServerProcess
 
@@ -42,7 +42,7 @@ def side(request: pytest.FixtureRequest, tiny_package: Path) -> Iterator[Side]:
         return
     try:
         path = library.built() / "lib" / NAME
-    except BuildError as error:
+    except ToolsMissing as error:
         pytest.skip(str(error).splitlines()[0])
     yield Side(request.param, path, str(tiny_package), {"DSA_PYTHON": sys.executable})
 
