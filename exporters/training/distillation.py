@@ -32,7 +32,7 @@ from exporters.training.distributed import Ranks
 from exporters.training.optimizer import Optimizers
 from exporters.training.self_rollout import SelfRollout, self_rollout
 from exporters.training.sharding import shard, whole
-from exporters.training.stage import Average, Budget, Stage, warm_cool
+from exporters.training.stage import Average, Budget, Stage, mixed_precision, warm_cool
 from exporters.training.teacher import validation_loss
 
 
@@ -194,7 +194,7 @@ def train_distillation(
         sessions = Sessions(sessions.starts, rolled.context, clip[:, -LEAD:], sessions.played + config.frames)
         level = ranks.draw(lambda s: sample_levels(s, 1.5), tuple(clip.shape[:2])).clamp(0.05, 0.98).to(device)
         noisy = add_noise(clip, ranks.randn_like(clip), level)
-        with torch.no_grad():
+        with torch.no_grad(), mixed_precision(device):
             real_score = score(teacher, clip, clip_action, noisy, level)[:, LEAD:]
             fake_score = score(critic, clip, clip_action, noisy, level)[:, LEAD:]
         residual = (frames.detach() - real_score).flatten(2)
@@ -211,7 +211,8 @@ def train_distillation(
         starts = ranks.rows(train.sample_starts(config.batch, length))
         real, action = (x.to(device) for x in train.windows(starts, length))
         top = torch.ones(tuple(real.shape[:2]), device=device)
-        anchored = generator.teacher_forced(real, torch.zeros_like(top), ranks.randn_like(real), top, action)
+        with mixed_precision(device):
+            anchored = generator.teacher_forced(real, torch.zeros_like(top), ranks.randn_like(real), top, action)
         anchor = F.mse_loss(anchored[:, LEAD:], real[:, LEAD:])
         g_opt.zero_grad()
         (matching + config.anchor * anchor + config.confidence * confidence + config.gain * gain).backward()
@@ -226,7 +227,8 @@ def train_distillation(
         for _ in range(config.critic_updates):
             level = ranks.draw(lambda s: sample_levels(s, 1.5), tuple(clip.shape[:2])).to(device)
             noisy = add_noise(clip, ranks.randn_like(clip), level)
-            estimate = score(critic, clip, clip_action, noisy, level)
+            with mixed_precision(device):
+                estimate = score(critic, clip, clip_action, noisy, level)
             _, scale = precondition(level)
             error = (estimate - clip).square().flatten(2).mean(dim=2) / scale.square()
             critic_loss = error[:, LEAD:].mean()

@@ -24,6 +24,7 @@ from exporters.training.consistency import train_consistency
 from exporters.training.data import Clips, encode_clips
 from exporters.training.distillation import train_distillation
 from exporters.training.distributed import Ranks
+from exporters.training.progress import RunProgress
 from exporters.training.start import Start, check_start, check_whole, place_start, read_origin
 from exporters.training.teacher import train_teacher
 
@@ -94,7 +95,7 @@ def run_training(
 
     def begin(stage: str) -> None:
         torch.manual_seed(number * 1000 + STAGES.index(stage))
-        print(f"== {stage}", flush=True)
+        print(f"== {stage}{RunProgress.current().place(stage)}", flush=True)
 
     def gate(stage: str, values: object) -> None:
         result.gates[stage] = values

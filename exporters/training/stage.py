@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from exporters.training.distributed import Ranks, is_slice
 from exporters.training.optimizer import recipe_settings, restore_settings
+from exporters.training.progress import RunProgress
 from exporters.training.sharding import load_whole, whole_state
 
 CHAIN = ("autoencoder", "teacher", "consistency", "distillation", "confidence")
@@ -182,23 +183,16 @@ class Stage:
             return
         ranks = Ranks.current()
         saved_at = time.monotonic()
-        bar = tqdm(
-            desc=self.name,
-            unit="step",
-            initial=self.step,
-            total=self.budget.steps,
-            mininterval=5.0,
-            disable=not ranks.first,
-        )
+        bar = RunProgress.current().bar(self.name, self.budget, self.step, self.seconds, ranks.first)
         while not self.finished:
             began = time.monotonic()
             yield self.budget.fraction(self.step, self.seconds)
             self.step += 1
             self.seconds += time.monotonic() - began
-            bar.update()
             # The end and the learning rate follow the clock, and saving needs everybody: one rank's clock decides.
             clock = torch.tensor([self.seconds, time.monotonic() - saved_at], dtype=torch.float64)
             self.seconds, since_save = ranks.agree(clock).tolist()
+            bar.show(self.step, self.seconds)
             if since_save > self.save_every_s:
                 ranks.check_together()
                 self.save()
@@ -267,20 +261,22 @@ def _cuda_in_use() -> bool:
 
 
 def mixed_precision(device: torch.device) -> torch.autocast:
-    """bf16 autocast where the machine multiplies it in hardware: CUDA, and CPUs with AMX. Elsewhere it costs 4x.
+    """bf16 autocast where the machine multiplies it in hardware: CUDA, and CPUs with AMX or AVX512-BF16. Elsewhere it
+    costs 4x.
 
-    For the stages with plain losses. Consistency and distillation live on small differences of two networks' outputs,
-    which bf16 would round away.
+    For plain losses, and for the scores of the distillation, whose difference is a direction that noise averages out
+    of. The consistency start lives on small differences of two outputs of one network, which bf16 would round away; a
+    rollout in training is to be what the runtime plays.
     """
     return torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bf16(device))
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether the device has matrix units for bf16."""
+    """Whether the device multiplies bf16 in hardware."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
-    amx = getattr(torch.cpu, "_is_amx_tile_supported", None)  # not public, so it may go
-    return device.type == "cpu" and amx is not None and bool(amx())
+    asked = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # not public, so they may go
+    return device.type == "cpu" and any(getattr(torch.cpu, name, bool)() for name in asked)
 
 
 def warm_cool(fraction: float, step: int, warm_steps: int, cool_from: float = 0.6) -> float:

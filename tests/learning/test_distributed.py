@@ -16,11 +16,12 @@ pytest.importorskip("sklearn")
 pytest.importorskip("dacite")
 
 from exporters.training import distributed  # noqa: E402
+from exporters.training import stage as stages  # noqa: E402
 from exporters.training.config import TrainConfig, load_config  # noqa: E402
 from exporters.training.distributed import Ranks  # noqa: E402
 from exporters.training.run import load_result, run_training  # noqa: E402
 from exporters.training.stage import Budget, Stage  # noqa: E402
-from tests.learning.ranks_worker import LOG, log_every_step  # noqa: E402
+from tests.learning.ranks_worker import LOG, in_full_precision, log_every_step  # noqa: E402
 from tests.tiny_trained import recorded_world  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -87,6 +88,7 @@ def alone(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, l
 def go_on_alone(config: TrainConfig, runs: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Stage, "log", log_every_step)
+        patch.setattr(stages, "has_fast_bf16", in_full_precision)
         run_training(config, runs, CPU, until="distillation")
 
 
@@ -135,6 +137,7 @@ def test_two_processes_go_on_with_a_run_of_one(recipe: Path, alone: dict[str, li
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(Stage, "log", stop_after_one)
+        patch.setattr(stages, "has_fast_bf16", in_full_precision)
         run_training(load_config(recipe), tmp_path, CPU)
     done = two_processes(recipe, tmp_path, "--until", "distillation")
     assert done.returncode == 0, done.stderr
