@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -195,14 +196,15 @@ def _load(options: argparse.Namespace, stack: ExitStack) -> dict[str, World]:
 
 @contextmanager
 def _draining_on_signals(server: Server) -> Iterator[None]:
-    """The first signal drains the server, the next one does what signals do by default."""
+    """The first signal drains the server, the next one ends the process."""
     from ..serving.service import notify
 
     def drain(number: int, frame: FrameType | None) -> None:
         server.drain()
         notify("STOPPING=1")
         for each in _SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
+            # The system ends a process whatever it is doing, but not the first one, which a container's often is.
+            signal.signal(each, _end_at_once if os.getpid() == 1 else signal.SIG_DFL)
 
     before = {each: signal.signal(each, drain) for each in _SIGNALS}
     try:
@@ -210,6 +212,10 @@ def _draining_on_signals(server: Server) -> Iterator[None]:
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> None:
+    os._exit(128 + number)  # as shells say it
 
 
 @contextmanager
@@ -244,7 +250,10 @@ def _ready_text(ready: dict[str, Any]) -> str:
 
 def _seconds(text: str) -> float:
     """A finite number of seconds above 0, for argparse."""
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be greater than 0, got {text}")
+        raise argparse.ArgumentTypeError(f"must be a number of seconds greater than 0, got {text}")
     return value

@@ -18,7 +18,7 @@ _MS_PER_NS = 1e-6
 
 
 class Admission:
-    """Estimates a server's load and refuses sessions beyond it. Used on the I/O thread alone.
+    """Estimates a server's load and refuses sessions beyond it. One thread at a time.
 
     The load is the sum over sessions of their world's native rate times the mean time that its ticks keep the machine
     from making others. Ticks made at the same time, in a batch or on other cores, share that time among them: whichever

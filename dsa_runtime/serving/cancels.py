@@ -12,7 +12,7 @@ _MOST_WAITING = 16  # for one step
 
 
 class Cancels:
-    """A step can be told to stop only once it has begun, and there is no waiting for that on the I/O thread. So it is
+    """A step can be told to stop only once it has begun, and there is no waiting for that at the desk. So it is
     told again and again, until it has heard it or its outcome is there. One thread."""
 
     def __init__(self, answer: Callable[[Request, Message], None]) -> None:

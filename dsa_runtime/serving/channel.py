@@ -58,11 +58,10 @@ class Channel:
         parts = pack(message)
         silence_s = (self._link.timeout_ms if silence_ms is None else silence_ms) / 1000
         epoch = message.fields.get("epoch")
-        ping = None if epoch is None else pack(Message("ping", _PING_ID, {"epoch": epoch}))
 
         def is_news(reply: Message) -> bool:
             """All pings have one id: an answer may be to one of an earlier request, to a server that was known then."""
-            return ping is not None and reply.id == _PING_ID and reply.fields.get("epoch") != epoch
+            return epoch is not None and reply.id == _PING_ID and reply.fields.get("epoch") != epoch
 
         heard = resend = monotonic()
         pause_s = LAP_MS / 1000
@@ -82,8 +81,8 @@ class Channel:
                 reply = self._receive()
             if monotonic() - heard >= silence_s:
                 raise ServerGoneError(f"{self._link.address}: no answer to {message.type!r} for {silence_s:g} s")
-            if ping is not None:
-                self._send(ping)
+            if epoch is not None:
+                self._send(pack(Message("ping", _PING_ID, {"epoch": epoch})))
 
     def hear(self) -> Iterator[Message]:
         """What has come unasked, or in answer to what was posted; does not wait."""

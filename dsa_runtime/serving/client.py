@@ -14,12 +14,12 @@ from ..arguments import check_count, check_seed
 from ..controller import Controller
 from ..errors import ServerError, ServingError, SessionError
 from ..spec import WorldSpec
+from .berth import Berth
 from .control import Control, WorldEntry
 from .heartbeat import Heartbeat
 from .journal import Journal
 from .link import ClientKeys, Link
 from .remote_session import RemoteSession
-from .seat import Seat
 from .spectator import Spectator
 from .wire import WireError
 
@@ -159,13 +159,13 @@ class Connection:
             raise SessionError(
                 "checkpoint_ticks: means something with recover=True only; give that too, or leave it out"
             )
-        seat = Seat(self._control, spec, options, journal, any_frames=way == "auto")
+        berth = Berth(self._control, spec, options, journal, any_frames=way == "auto")
         try:
-            seat.open()
+            berth.open()
         except BaseException:
-            seat.leave()
+            berth.leave()
             raise
-        return RemoteSession(seat, self._heartbeat, seed, shown, on_miss)
+        return RemoteSession(berth, self._heartbeat, seed, shown, on_miss)
 
     def spectator(self, topic: bytes) -> Spectator:
         """An onlooker of the session with that `RemoteSession.topic`, which may be another process's."""

@@ -1,7 +1,7 @@
 """Desk: who asked what of which session, and who is answered. The protocol's rules, without sockets.
 
-Everything here runs on the server's I/O thread and takes microseconds; what takes longer is handed to the sessions'
-threads (`handlers`).
+One thread at a time, the one that holds the server's lock. Everything here takes microseconds; what takes longer is
+handed to the sessions' threads (`handlers`).
 """
 
 from __future__ import annotations

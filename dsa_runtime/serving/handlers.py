@@ -91,8 +91,7 @@ def _open(hosted: Hosted, request: Request) -> Outcome:
         outlet.close()
         raise
     hosted.session, hosted.outlet = session, outlet
-    # The picture it starts from is what going back by no tick shows.
-    pixels = session.reset(session.seed)
+    pixels = session._newest[1]  # the picture it starts from; a `reset` for it would encode the start context again
     described = {"world": hosted.name, "lease_ms": hosted.lease_ms, **outlet.fields()}
     return _picture(hosted, request, "opened", pixels, described)
 

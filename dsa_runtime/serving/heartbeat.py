@@ -6,10 +6,10 @@ import threading
 from time import monotonic
 from weakref import WeakSet
 
+from .berth import Berth
 from .channel import Channel
 from .fields import optional, uint64
 from .link import Link
-from .seat import Seat
 from .wire import Message, WireError
 
 _PER_LEASE = 4  # so that one or two that are lost do no harm
@@ -21,16 +21,16 @@ class Heartbeat:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._seats: WeakSet[Seat] = WeakSet()
+        self._berths: WeakSet[Berth] = WeakSet()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._unheard: dict[int, int] = {}  # by sid: id of a ping that nothing has come in answer to
         self._ended = False
 
-    def add(self, seat: Seat) -> None:
+    def add(self, berth: Berth) -> None:
         """Look after a session."""
         with self._changed:
-            self._seats.add(seat)
+            self._berths.add(berth)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="dsa-heartbeat", daemon=True)
                 self._thread.start()
@@ -49,27 +49,27 @@ class Heartbeat:
         try:
             while True:
                 with self._changed:
-                    places = [seat.place for seat in self._seats if not seat.is_over]
+                    places = [berth.place for berth in self._berths if not berth.is_over]
                     leases = [_IDLE_S if place is None else place.lease_s for place in places]
                     pause_s = min(leases, default=None)
                     if not self._ended:  # it may have been said while nobody waited
                         self._changed.wait(None if pause_s is None else pause_s / _PER_LEASE)
                     if self._ended:
                         return
-                    seats = list(self._seats)
-                self._beat(channel, seats)
-                del seats
+                    berths = list(self._berths)
+                self._beat(channel, berths)
+                del berths
         finally:
             channel.close()
 
-    def _beat(self, channel: Channel, seats: list[Seat]) -> None:
+    def _beat(self, channel: Channel, berths: list[Berth]) -> None:
         by_sid = {}
-        for seat in seats:
-            place = seat.place
+        for berth in berths:
+            place = berth.place
             if place is None:
                 continue
-            by_sid[place.sid] = seat
-            if monotonic() - seat.touched >= place.lease_s / _PER_LEASE:
+            by_sid[place.sid] = berth
+            if monotonic() - berth.touched >= place.lease_s / _PER_LEASE:
                 # To a server that drains, another id says that its answer has arrived.
                 id = self._unheard.setdefault(place.sid, channel.next_id())
                 channel.post(Message("ping", id, {"epoch": place.epoch, "sid": place.sid}))

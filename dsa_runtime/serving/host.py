@@ -72,7 +72,7 @@ class Surroundings:
     observer: Observer
     publisher: Publisher | None
     done: Callable[[Hosted, Request, Outcome], None]
-    """Takes the outcome back to the I/O thread."""
+    """Takes the outcome to the desk. Never waits."""
     perform: Callable[[Hosted, Request], Outcome]
     """What a session's thread does with a request. Never raises."""
     incidents: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
@@ -93,7 +93,7 @@ class Surroundings:
 class Hosted:
     """A session, the requests it has been asked, and its lease.
 
-    The attributes of the first group belong to the I/O thread, those of the second to the session's own; each thread
+    The attributes of the first group belong to the desk, those of the second to the session's thread; each thread
     leaves the others alone, but for `session`, which has a `cancel` for all.
     """
 
@@ -104,7 +104,7 @@ class Hosted:
         self.sid = secrets.randbits(64) if sid is None else sid
         self.name, self.world, self.around, self.key = name, world, around, key
         self.lease_ms = lease_ms
-        # The I/O thread's.
+        # The desk's.
         self.route: Route | None = None
         """Of whoever asked last about this session."""
         self.running: Request | None = None

@@ -11,8 +11,8 @@ _LOG = logging.getLogger(__name__)
 
 
 class Observer:
-    """Override what is of interest. Called on the server's I/O thread, `failed` also on the sessions' threads: be
-    quick, be thread-safe, and raise nothing."""
+    """Override what is of interest. Called by one thread of the server at a time, `failed` by any: be quick, be
+    thread-safe, and raise nothing."""
 
     def greeted(self, client: str) -> None:
         """A client has said hello: name and version, as it gave them."""

@@ -20,9 +20,9 @@ from ..controller import Controller
 from ..errors import SessionError
 from ..tick import Tick
 from .answers import snapshot_of
+from .berth import Berth, Place
 from .fields import array, binary, uint64
 from .heartbeat import Heartbeat
-from .seat import Place, Seat
 from .wire import Buffer, Message
 from .wire_tick import budget_us, tick_of
 
@@ -48,21 +48,21 @@ class RemoteSession:
     serves one thread at a time and refuses a second one, except for `cancel`.
     """
 
-    def __init__(self, seat: Seat, heartbeat: Heartbeat, seed: int, controller: Controller, on_miss: OnMiss) -> None:
-        """For `Connection.session` and `fork`. Takes over the seat."""
-        self.spec = seat.spec
+    def __init__(self, berth: Berth, heartbeat: Heartbeat, seed: int, controller: Controller, on_miss: OnMiss) -> None:
+        """For `Connection.session` and `fork`. Takes over the berth."""
+        self.spec = berth.spec
         self.round_trip_ms = 0.0
         """From call to return of the newest `step`. What is more than its `latency_ms["total"]` was the way."""
-        self._seat, self._heartbeat = seat, heartbeat
+        self._berth, self._heartbeat = berth, heartbeat
         self._seed, self._controller, self._on_miss = seed, controller, on_miss
         self._entered = threading.Lock()
         self._closed = False
-        heartbeat.add(seat)
+        heartbeat.add(berth)
 
     @property
     def tick(self) -> int:
         """Index of the next tick. One that was answered by `repeated` counts as finished."""
-        return self._seat.tick
+        return self._berth.tick
 
     @property
     def seed(self) -> int:
@@ -78,8 +78,8 @@ class RemoteSession:
     def controller(self, controller: Controller) -> None:
         with self._used():
             fields = strict_json.encode(controller)
-            self._seat.ask("configure", {"controller": fields})
-            self._seat.controller, self._controller = fields, controller
+            self._berth.ask("configure", {"controller": fields})
+            self._berth.controller, self._controller = fields, controller
 
     @property
     def on_miss(self) -> OnMiss:
@@ -89,7 +89,7 @@ class RemoteSession:
     @property
     def topic(self) -> bytes | None:
         """What spectators subscribe to, if the session was opened with `publish=True`. A recovery changes it."""
-        place = self._seat.place
+        place = self._berth.place
         return None if place is None else place.topic
 
     def step(self, action: Any, budget_ms: float | None = None, *, steps: int | None = None) -> Tick:
@@ -99,19 +99,19 @@ class RemoteSession:
         """
         started = perf_counter()
         with self._used():
-            space, journal = self.spec.action_space, self._seat.journal
+            space, journal = self.spec.action_space, self._berth.journal
             valid = space.validate(action)
             fields = {"action": valid if isinstance(space, Discrete) else valid.tolist()}  # type: ignore[union-attr]
             if budget_ms is not None:
                 fields["budget_us"] = budget_us(check_budget(budget_ms))
             if steps is not None:
                 fields["steps"] = check_steps(steps, self.spec.schedule.steps)
-            tick = self._seat.ask("step", fields, read=self._read_tick)
-            self._seat.tick = tick.tick + (tick.status != "skipped")
+            tick = self._berth.ask("step", fields, read=self._read_tick)
+            self._berth.tick = tick.tick + (tick.status != "skipped")
             if journal is not None:
                 journal.note(fields["action"], tick)
                 if journal.is_due:
-                    self._seat.checkpoint()
+                    self._berth.checkpoint()
             self.round_trip_ms = (perf_counter() - started) * 1000
             return tick
 
@@ -120,24 +120,24 @@ class RemoteSession:
 
         False if there is none at the server, or if its frame is finished already: then it returns that.
         """
-        place, step = self._seat.place, self._seat.stepping
-        return place is not None and step is not None and self._seat.control.cancel(place.epoch, place.sid, step)
+        place, step = self._berth.place, self._berth.stepping
+        return place is not None and step is not None and self._berth.control.cancel(place.epoch, place.sid, step)
 
     def reset(self, seed: int) -> np.ndarray:
         """Start over from context `seed % contexts`; returns its last picture, `uint8[H, W, 3]`."""
         with self._used():
             seed = check_seed(seed)
             picture = self._moved("reset", {"seed": seed})
-            if self._seat.journal is not None:
-                self._seat.journal.begin(seed)
+            if self._berth.journal is not None:
+                self._berth.journal.begin(seed)
             return picture
 
     def snapshot(self) -> bytes:
         """Everything that decides the session's future, for `restore` here, at another server, or in a `Session`."""
         with self._used():
-            snapshot = self._seat.ask("snapshot", {}, read=_read_snapshot)
-            if self._seat.journal is not None:
-                self._seat.journal.checkpoint(snapshot)
+            snapshot = self._berth.ask("snapshot", {}, read=_read_snapshot)
+            if self._berth.journal is not None:
+                self._berth.journal.checkpoint(snapshot)
             return snapshot
 
     def restore(self, snapshot: bytes) -> np.ndarray:
@@ -149,9 +149,9 @@ class RemoteSession:
             found = snapshots.decode(self.spec, snapshot)
             snapshot = bytes(snapshot)
             picture = self._moved("restore", {}, Buffer.of_bytes("snapshot", snapshot))
-            self._controller, self._seat.controller = found.controller, strict_json.encode(found.controller)
-            if self._seat.journal is not None:
-                self._seat.journal.begin(snapshot)
+            self._controller, self._berth.controller = found.controller, strict_json.encode(found.controller)
+            if self._berth.journal is not None:
+                self._berth.journal.begin(snapshot)
             return picture
 
     def rewind(self, ticks: int) -> np.ndarray:
@@ -159,17 +159,17 @@ class RemoteSession:
         with self._used():
             ticks = check_count("ticks", ticks, 0, 1 << 20)
             picture = self._moved("rewind", {"ticks": ticks})
-            if self._seat.journal is not None:
-                self._seat.journal.rewind(ticks)
-                if not self._seat.journal.is_exact:
-                    self._seat.checkpoint()
+            if self._berth.journal is not None:
+                self._berth.journal.rewind(ticks)
+                if not self._berth.journal.is_exact:
+                    self._berth.checkpoint()
             return picture
 
     def fork(self, n: int = 1) -> list[RemoteSession]:
         """`n` sessions at the same server that go on from here, each on its own. Close them. Nobody looks on."""
         with self._used():
             n = check_count("n", n, 1, _MOST_FORKS)
-            sids = self._seat.ask("fork", {"n": n, "key": secrets.randbits(64)}, read=_read_sids)
+            sids = self._berth.ask("fork", {"n": n, "key": secrets.randbits(64)}, read=_read_sids)
             return [self._branch(sid) for sid in sids]
 
     def close(self) -> None:
@@ -177,7 +177,7 @@ class RemoteSession:
         with self._entered:
             if not self._closed:
                 self._closed = True
-                self._seat.leave()
+                self._berth.leave()
 
     def __enter__(self) -> RemoteSession:
         return self
@@ -188,25 +188,25 @@ class RemoteSession:
         self.close()
 
     def _branch(self, sid: int) -> RemoteSession:
-        own = self._seat
+        own = self._berth
         assert own.place is not None
         options = {name: value for name, value in own.options.items() if name != "publish"}
-        seat = Seat(own.control, own.spec, options, own.journal and own.journal.copy())
-        seat.tick, seat.controller = own.tick, own.controller
-        seat.take(Place(own.place.epoch, sid, own.place.lease_s))
-        return RemoteSession(seat, self._heartbeat, self._seed, self._controller, self._on_miss)
+        berth = Berth(own.control, own.spec, options, own.journal and own.journal.copy())
+        berth.tick, berth.controller = own.tick, own.controller
+        berth.take(Place(own.place.epoch, sid, own.place.lease_s))
+        return RemoteSession(berth, self._heartbeat, self._seed, self._controller, self._on_miss)
 
     def _moved(self, type: str, fields: dict[str, Any], *buffers: Buffer) -> np.ndarray:
         """The picture in the reply of a request that takes the session elsewhere."""
 
         def read(reply: Message) -> tuple[int, int, np.ndarray]:
-            return uint64(reply.fields, "tick"), uint64(reply.fields, "seed"), self._seat.frames.take(reply)
+            return uint64(reply.fields, "tick"), uint64(reply.fields, "seed"), self._berth.frames.take(reply)
 
-        self._seat.tick, self._seed, picture = self._seat.ask(type, fields, buffers, read)
+        self._berth.tick, self._seed, picture = self._berth.ask(type, fields, buffers, read)
         return picture
 
     def _read_tick(self, reply: Message) -> Tick:
-        return tick_of(reply.fields, self._seat.frames.take(reply))
+        return tick_of(reply.fields, self._berth.frames.take(reply))
 
     @contextmanager
     def _used(self) -> Iterator[None]:

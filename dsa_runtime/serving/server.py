@@ -1,10 +1,17 @@
-"""Server: worlds for other processes. One thread moves messages; each session has a thread that computes."""
+"""Server: worlds for other processes. One thread takes messages in; each session has a thread that computes, and sends
+its replies itself: to hand them to the first one would cost a thread switch more.
+
+The desk and the socket that it answers on are used by one thread at a time, the one that holds their lock. So messages
+are not waited for on the socket but on its file descriptor, which is edge-triggered: whatever is done on the socket may
+use up its signal. Therefore whoever lets go of the lock first asks the socket whether something is there to be read.
+"""
 
 from __future__ import annotations
 
 import math
 import secrets
 import threading
+from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from time import monotonic, perf_counter_ns
@@ -13,11 +20,11 @@ import zmq
 
 from ..errors import ServingError
 from ..world import World
+from .bell import Bell
 from .config import ServerConfig
 from .desk import Desk
 from .handlers import perform
 from .host import Hosted, Outcome, Request, Route, Surroundings
-from .mailbox import Mailbox
 from .observer import Observer
 from .security import Guard
 from .spectator import Publisher
@@ -60,11 +67,13 @@ class Server:
         self.address = ""
         """Where it listens, once it is bound; with the port that was chosen."""
         self.beat = monotonic()
-        """When the I/O thread was last seen, on the clock of `time.monotonic`: at least once a second while it runs."""
+        """When messages were last looked for, by the clock `time.monotonic`; at least once a second while it runs."""
         self._worlds, self._observer = dict(worlds), observer or Observer()
         self._stopping = self._draining = False
         self._drained_by = 0.0
-        self._outcomes: Mailbox[tuple[Hosted, Request, Outcome]] = Mailbox()
+        self._bell = Bell()
+        self._lock = threading.Lock()  # of the desk, and of the socket on which it answers
+        self._outcomes: deque[tuple[Hosted, Request, Outcome]] = deque()
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._guard: Guard | None = None
         self._publisher: Publisher | None = None
@@ -106,13 +115,14 @@ class Server:
         if self._socket is None:
             self.bind()
         assert self._socket is not None
-        surroundings = Surroundings(
-            self.config, self._observer, self._publisher, lambda *outcome: self._outcomes.put(outcome), perform
-        )
+
+        def done(hosted: Hosted, request: Request, outcome: Outcome) -> None:
+            self._done(desk, hosted, request, outcome)
+
+        surroundings = Surroundings(self.config, self._observer, self._publisher, done, perform)
         try:
             desk = Desk(self._worlds, surroundings, self._send, self.epoch, self.publish_address)
             self._loop(desk)
-            desk.stop()
             self._settle(desk)
             if not self._stopping:  # the snapshots that are on their way may take all the time there is
                 self._socket.setsockopt(zmq.LINGER, max(_LINGER_MS, _ms(self._drained_by - monotonic())))
@@ -123,12 +133,12 @@ class Server:
     def stop(self) -> None:
         """From any thread or a signal handler: end now. Steps are cancelled, sessions closed, recordings written."""
         self._stopping = True
-        self._outcomes.ring()
+        self._bell.ring()
 
     def drain(self) -> None:
         """From any thread or a signal handler: hand the sessions back to their clients, then end."""
         self._draining = True
-        self._outcomes.ring()
+        self._bell.ring()
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """From another thread: wait until `run` is about to return. Whether it is."""
@@ -137,44 +147,75 @@ class Server:
     def _loop(self, desk: Desk) -> None:
         assert self._socket is not None
         poller = zmq.Poller()
-        poller.register(self._socket, zmq.POLLIN)
-        poller.register(self._outcomes.fileno(), zmq.POLLIN)
-        while not self._stopping and not desk.is_drained:
-            seconds = _RETRY_CANCEL_S if desk.is_cancelling else min(_BEAT_S, desk.until_next())
-            poller.poll(_ms(seconds))
+        poller.register(self._socket.FD, zmq.POLLIN)
+        poller.register(self._bell.fileno(), zmq.POLLIN)
+        while True:
             self.beat = monotonic()
-            if self._draining:
-                self._drained_by = desk.drain()
-            self._take_outcomes(desk)
-            self._take_messages(desk)
-            desk.look_around()
+            with self._lock:
+                self._bell.clear()  # what it was rung for is looked at now
+                if self._draining:
+                    self._drained_by = desk.drain()
+                self._take_outcomes(desk)
+                self._take_messages(desk)
+                desk.look_around()
+                if self._stopping or desk.is_drained:
+                    return
+                seconds = _RETRY_CANCEL_S if desk.is_cancelling else min(_BEAT_S, desk.until_next())
+                is_idle = not self._has_mail
+            if is_idle and not self._outcomes:
+                poller.poll(_ms(seconds))
 
     def _settle(self, desk: Desk) -> None:
         """Wait for the sessions to end, and answer what still ran."""
-        assert self._socket is not None
         deadline = monotonic() + _STOP_S
         poller = zmq.Poller()
-        poller.register(self._outcomes.fileno(), zmq.POLLIN)
-        while not desk.is_empty and monotonic() < deadline:
-            poller.poll(_ms(_RETRY_CANCEL_S if desk.is_cancelling else _BEAT_S))
-            self._take_outcomes(desk)
-            desk.look_around()
+        poller.register(self._bell.fileno(), zmq.POLLIN)
+        with self._lock:
+            desk.stop()
+        while monotonic() < deadline:
+            with self._lock:
+                self._bell.clear()
+                self._take_outcomes(desk)
+                desk.look_around()
+                if desk.is_empty:
+                    break
+                seconds = _RETRY_CANCEL_S if desk.is_cancelling else _BEAT_S
+            if not self._outcomes:
+                poller.poll(_ms(seconds))
         desk.join(max(deadline - monotonic(), 0.0))
 
+    def _done(self, desk: Desk, hosted: Hosted, request: Request, outcome: Outcome) -> None:
+        """On a session's thread: see to it that what came of a request is taken in, and answered. Does not wait:
+        whoever holds the lock looks for outcomes, also after letting go of it."""
+        self._outcomes.append((hosted, request, outcome))
+        while self._outcomes and self._lock.acquire(blocking=False):
+            try:
+                self._take_outcomes(desk)
+                if self._stopping or self._draining or self._has_mail:  # the other thread has something to look at
+                    self._bell.ring()
+            finally:
+                self._lock.release()
+
     def _take_outcomes(self, desk: Desk) -> None:
-        for hosted, request, outcome in self._outcomes.take():
+        """With the lock."""
+        while self._outcomes:
+            hosted, request, outcome = self._outcomes.popleft()
             try:
                 desk.complete(hosted, request, outcome)
             except Exception as error:  # no more threads, say; the other sessions go on
                 hosted.around.failed(f"outcome of {request.message.type}", error)
 
+    @property
+    def _has_mail(self) -> bool:
+        """Whether a message waits on the socket."""
+        return self._socket is not None and bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+
     def _take_messages(self, desk: Desk) -> None:
         assert self._socket is not None
         for _ in range(_MOST_AT_ONCE):
-            try:
-                peer, *parts = self._socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
+            if not self._has_mail:
                 return
+            peer, *parts = self._socket.recv_multipart(zmq.NOBLOCK)
             delimited = bool(parts) and not parts[0]
             route = Route(peer, delimited)
             arrived_ns = perf_counter_ns()
@@ -188,7 +229,8 @@ class Server:
 
     def _send(self, route: Route, message: Message) -> None:
         """Never waits: what a client does not fetch is dropped."""
-        assert self._socket is not None
+        if self._socket is None:  # of a session that has taken too long to end
+            return
         fields = {"epoch": self.epoch, **message.fields}
         parts = pack(Message(message.type, message.id, fields, message.buffers))
         envelope = [route.peer, b""] if route.delimited else [route.peer]
@@ -196,16 +238,18 @@ class Server:
             self._socket.send_multipart([*envelope, *parts], zmq.NOBLOCK, copy=False)
 
     def _release(self) -> None:
-        if self._publisher is not None:
-            self._publisher.close()
-        if self._socket is not None:
-            self._socket.close()
-        if self._guard is not None:
-            self._guard.close()
-        if self._context is not None:
-            self._context.term()
-        self._publisher = self._socket = self._guard = self._context = None
-        self._outcomes.close()
+        with self._lock:
+            if self._publisher is not None:
+                self._publisher.close()
+            if self._socket is not None:
+                self._socket.close()
+            if self._guard is not None:
+                self._guard.close()
+            context, self._context = self._context, None
+            self._publisher = self._socket = self._guard = None
+        if context is not None:
+            context.term()  # lingers
+        self._bell.close()
 
 
 def _ms(seconds: float) -> int:

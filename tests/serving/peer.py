@@ -92,6 +92,13 @@ def pixels(reply: Message) -> np.ndarray:
     return raw_pixels(reply.buffer("frame"))
 
 
+def snapshot_of(reply: Message) -> bytes:
+    """Of a reply with one."""
+    data = reply.buffer("snapshot").data
+    assert data is not None
+    return bytes(data)
+
+
 def refusal(reply: Message) -> tuple[str, str]:
     """Code and `ran` of an error."""
     assert reply.type == "error", reply

@@ -15,10 +15,9 @@ from dsa_runtime import Recording, Session, World
 from dsa_runtime.replay import replay
 from dsa_runtime.serving.observer import Observer, label
 from dsa_runtime.serving.server import Server
-from dsa_runtime.serving.wire import Message
 from dsa_runtime.snapshot import decode
 from tests.serving.held import Held
-from tests.serving.peer import Peer, pixels, refusal
+from tests.serving.peer import Peer, pixels, refusal, snapshot_of
 from tests.serving.serve import serve
 
 
@@ -27,12 +26,6 @@ def draining(tiny_world: World, tmp_path: Path) -> Iterator[Server]:
     """A server that the test drains; it has to end by itself."""
     with serve(tiny_world, tmp_path, expect_end=True, drain_s=60.0) as server:
         yield server
-
-
-def snapshot_of(reply: Message) -> bytes:
-    data = reply.buffer("snapshot").data
-    assert data is not None
-    return bytes(data)
 
 
 def test_sessions_are_handed_back_and_go_on_elsewhere(draining: Server, tiny_world: World) -> None:
@@ -221,7 +214,7 @@ def test_every_way_a_session_ends_leaves_its_recording(tiny_world: World, tmp_pa
     folder.mkdir()
     drawn: dict[int, list[np.ndarray]] = {}
     with serve(tiny_world, tmp_path, observer=Watch(), record=folder) as server, Peer.greeted(server.address) as peer:
-        closed, lapses, stays = peer.open(1), peer.open(2, lease_ms=200), peer.open(3)
+        closed, lapses, stays = peer.open(1), peer.open(2, lease_ms=1000), peer.open(3)
         for sid in (closed, lapses, stays):
             drawn[sid] = [pixels(peer.step(sid, action)) for action in (1, 2)]
         peer.ask("reset", sid=stays, seed=1)  # the first half is kept

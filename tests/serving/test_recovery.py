@@ -24,13 +24,11 @@ from dsa_runtime import (
     connect,
     load_world,
 )
-from dsa_runtime.serving.observer import Observer
-from dsa_runtime.serving.server import Server
 from dsa_runtime.serving.wire import Message
 from tests.play import ACTIONS, play
 from tests.serving.lives import Lives
 from tests.serving.relay import relayed
-from tests.stages import WAIT_S, Gate
+from tests.stages import WAIT_S
 from tests.tiny_world import write_tiny_world
 
 CONTROLLERS = [
@@ -39,18 +37,6 @@ CONTROLLERS = [
     Controller(policy="fixed", max_steps=3),
     Controller(policy="paper"),
 ]
-
-
-@pytest.fixture(scope="module")
-def expected(tiny_world: World) -> list[np.ndarray]:
-    with tiny_world.session(7) as alone:
-        return play(alone)
-
-
-@pytest.fixture
-def lives(tiny_world: World, tmp_path: Path) -> Iterator[Lives]:
-    with Lives(tiny_world, tmp_path) as served:
-        yield served
 
 
 @pytest.fixture
@@ -282,141 +268,3 @@ class TestRestart:
                 assert connection.spec.cache.window == 4
             lives.begin()
             assert session.step(0).tick == 1
-
-
-class TestDrained:
-    @pytest.mark.parametrize("history", [0, 3])
-    def test_a_session_moves_on_to_the_next_server(
-        self, tiny_world: World, tmp_path: Path, expected: list[np.ndarray], history: int
-    ) -> None:
-        lives = Lives(tiny_world, tmp_path)
-        lives.begin(expect_end=True)
-        with (
-            connect(lives.server.address, timeout_ms=WAIT_S * 1000) as connection,
-            ThreadPoolExecutor(1) as pool,
-            connection.session(7, recover=True, history=history) as session,
-        ):
-            frames = play(session, ACTIONS[:6])
-            lives.server.drain()
-            while not connection.stats()["draining"]:
-                pass
-            rest = pool.submit(play, session, ACTIONS[6:])
-            lives.end()
-            lives.begin()
-            np.testing.assert_array_equal(frames + rest.result(WAIT_S), expected)
-            if history:
-                np.testing.assert_array_equal(session.rewind(history), expected[-1 - history])
-            else:  # nothing was made again: it went on from the snapshot that it was handed
-                assert connection.stats()["ticks"] == len(ACTIONS) - 6
-        lives.end()
-
-    def test_one_that_was_half_made_again_is_not_taken_for_it(self, tiny_world: World, tmp_path: Path) -> None:
-        """The next server drains while the session is being made again, and hands back what is not the session yet."""
-        with tiny_world.session(5) as other:
-            snapshot, expected = other.snapshot(), play(other, ACTIONS[:3])
-        server: Server
-
-        class Drains(Observer):
-            def opened(self, sid: int, world: str) -> None:
-                server.drain()
-
-        with (
-            Lives(tiny_world, tmp_path) as lives,
-            connect(lives.server.address, timeout_ms=700) as connection,
-            connection.session(7, recover=True, lease_ms=60_000) as session,
-        ):
-            session.restore(snapshot)
-            lives.end()
-            lives.begin(expect_end=True, drain_s=0.5, observer=Drains())
-            server = lives.server
-            with pytest.raises(ServerGoneError):
-                session.step(ACTIONS[0], math.inf)
-            lives.end()
-            lives.begin()
-            np.testing.assert_array_equal(play(session, ACTIONS[:3]), expected)
-
-    @pytest.mark.parametrize("call", ["step", "reset"])
-    def test_what_it_was_handed_is_not_trusted_after_a_call_whose_reply_was_lost(
-        self, tiny_world: World, tmp_path: Path, expected: list[np.ndarray], call: str
-    ) -> None:
-        """It may show the world after that call, which has failed for its caller."""
-        folder, lives = tmp_path / "relay", Lives(tiny_world, tmp_path)
-        folder.mkdir()
-        lives.begin(expect_end=True, drain_s=0.1)
-        with (
-            relayed(lives.server.address, folder) as relay,
-            connect(relay.address, timeout_ms=600) as connection,
-            connection.session(7, recover=True, lease_ms=60_000) as session,
-        ):
-            frames = play(session, [] if call == "reset" else ACTIONS[:4])
-            tick = session.tick
-            handed = threading.Event()
-
-            def passes(message: Message) -> bool:
-                if message.type in ("frame", "picture"):
-                    lives.server.drain()
-                if message.type == "handover":
-                    handed.set()
-                return message.type == "handover"
-
-            relay.replies = passes
-            with pytest.raises(ServerGoneError):
-                session.step(3) if call == "step" else session.reset(9)
-            assert handed.is_set()
-            lives.end()
-            lives.begin()
-            relay.replies = lambda message: True
-            assert (session.tick, session.seed) == (tick, 7)
-            np.testing.assert_array_equal(frames + play(session, ACTIONS[len(frames) :]), expected)
-        lives.end()
-
-
-class TestRepeated:
-    """With `on_miss="repeat"` the client may not know how many steps a tick took."""
-
-    def test_it_is_known_again_from_the_next_tick_on(
-        self, lives: Lives, connection: Connection, tiny_world: World, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        with connection.session(7, on_miss="repeat", recover=True) as session:
-            frames = play(session, ACTIONS[:3])
-            with monkeypatch.context() as patch:
-                gate = Gate(patch, "denoise")
-                assert session.step(1, 50.0).status == "repeated"
-                assert session.step(2, 50.0).status == "skipped"
-                gate.open.set()
-                frames += play(session, [3])
-            assert session._seat._posted is not None  # a checkpoint
-            session._seat._collect()
-            lives.restart()
-            frames += play(session, ACTIONS[3:])
-        with tiny_world.session(7) as straight:
-            again = play(straight, ACTIONS[:3])
-            straight.step(1, math.inf, steps=1)
-            np.testing.assert_array_equal(again + play(straight, [3, *ACTIONS[3:]]), frames)
-
-    def test_going_back_to_before_it(
-        self, lives: Lives, connection: Connection, expected: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        with connection.session(7, on_miss="repeat", history=6, recover=True) as session:
-            play(session, ACTIONS[:3])
-            with monkeypatch.context() as patch:
-                gate = Gate(patch, "denoise")
-                assert session.step(1, 50.0).status == "repeated"
-                gate.open.set()
-                play(session, [3])
-            np.testing.assert_array_equal(session.rewind(2), expected[2])
-            session._seat._collect()  # the checkpoint
-            lives.restart()
-            np.testing.assert_array_equal(play(session, ACTIONS[3:]), expected[3:])
-
-    def test_until_then_the_session_cannot_be_made_again(
-        self, lives: Lives, connection: Connection, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        with connection.session(7, on_miss="repeat", recover=True) as session:
-            with monkeypatch.context() as patch:
-                gate = Gate(patch, "denoise")
-                assert session.step(1, 50.0).status == "repeated"
-                gate.open.set()
-            lives.restart()
-            with pytest.raises(ServerGoneError, match="repeated"):
-                session.step(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,9 +22,12 @@ import pytest
 import dsa_runtime
 from dsa_runtime import Recording, ServerGoneError, Session, Tick, World, cli, connect
 from dsa_runtime.serving import keys
+from tests.serving.peer import Peer
 from tests.serving.serve_process import PATIENCE_S, ServeProcess, keys_at
 
 Run = Callable[..., tuple[int, str, str]]
+
+AS_FIRST_PROCESS = ("unshare", "--pid", "--fork", "--kill-child")
 
 
 def ipc(folder: Path) -> str:
@@ -247,6 +251,24 @@ def test_a_second_signal_ends_it_at_once(tiny_package: Path, tmp_path: Path) -> 
         server.terminate()
         assert server.end()[0] == -signal.SIGTERM
         assert session.tick == 0
+
+
+def test_a_second_signal_also_ends_the_first_process_of_a_container(tiny_package: Path, tmp_path: Path) -> None:
+    """Which the system protects from signals that it does not handle itself."""
+    if not shutil.which("unshare") or subprocess.run([*AS_FIRST_PROCESS, "true"], capture_output=True).returncode:
+        pytest.skip("no right to begin a process namespace")
+    arguments = ("--bind", ipc(tmp_path / "s"), "--threads", 1, "--drain-s", 10 * PATIENCE_S)
+    with (
+        ServeProcess(tiny_package, *arguments, prefix=AS_FIRST_PROCESS) as server,
+        Peer.greeted(server.address) as peer,
+    ):
+        peer.open(lease_ms=600_000)
+        outer = server.process.pid
+        pid = int(Path(f"/proc/{outer}/task/{outer}/children").read_text())
+        os.kill(pid, signal.SIGTERM)
+        assert peer.receive().type == "handover"
+        os.kill(pid, signal.SIGTERM)
+        assert server.end()[0] == 128 + signal.SIGTERM
 
 
 def test_systemd_hears_when_it_is_ready_alive_and_about_to_end(tiny_package: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from dsa_runtime.serving.server import Server
 from dsa_runtime.tick import Tick
 
 _PATIENCE_S = 60.0
+_LONG_MS = 600_000  # a lease, and the time to drain: a server that drains ends when its clients let it
 # Forked from a process that has done the imports already: tests start many of these.
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload([__name__])
@@ -96,7 +97,9 @@ class _Watch(Observer):
 def _serve(end: Connection, address: str, packages: list[Path], fate: Fate, access: tuple[Path, Path] | None) -> None:
     with ExitStack() as stack:
         worlds = [stack.enter_context(load_world(package, threads=1)) for package in packages]
-        config = ServerConfig(address, access and Access.load(*access), load_most=math.inf, drain_s=2.0)
+        config = ServerConfig(
+            address, access and Access.load(*access), load_most=math.inf, lease_ms=_LONG_MS, drain_s=_LONG_MS / 1000
+        )
         watch = _Watch(fate)
         watch.server = Server({world.spec.name: world for world in worlds}, config, watch)
         signal.signal(signal.SIGTERM, lambda *_: watch.server.stop())

@@ -259,6 +259,24 @@ static void keep_snapshot(DsaClient *client, Reply *reply) {
     client->snapshot_tick = whole(get(reply->map, "tick"));
 }
 
+// Sends a request. False if it would have to wait.
+static bool post(DsaClient *client, const msgpack_sbuffer *header, const void *body, size_t bytes) {
+    if (zmq_send(client->socket, "DSA1", 4, ZMQ_SNDMORE | ZMQ_DONTWAIT) < 0) return false;
+    zmq_send(client->socket, header->data, header->size, ZMQ_DONTWAIT | (body ? ZMQ_SNDMORE : 0));
+    if (body) zmq_send(client->socket, body, bytes, ZMQ_DONTWAIT);
+    return true;
+}
+
+// Says `close` to a server that has handed the session back: it does not stop before it knows that this has arrived.
+static void give_up_session(DsaClient *client) {
+    msgpack_sbuffer header;
+    msgpack_packer packer;
+    begin(client, &header, &packer, "close", 0);
+    post(client, &header, NULL, 0);
+    msgpack_sbuffer_destroy(&header);
+    client->sid = 0;
+}
+
 // What an error means for the caller.
 static DsaResult refused(DsaClient *client, Reply *reply) {
     char code[32], message[400];
@@ -267,7 +285,10 @@ static DsaResult refused(DsaClient *client, Reply *reply) {
     snprintf(client->error, sizeof client->error, "%s: %s", code, message);
     const msgpack_object *retry = get(reply->map, "retry");
     client->retry = retry->type == MSGPACK_OBJECT_BOOLEAN && retry->via.boolean;
-    keep_snapshot(client, reply);  // a server that is about to stop hands the session back
+    if (!strcmp(code, "draining") && client->sid && whole(get(reply->map, "sid")) == client->sid) {
+        keep_snapshot(client, reply);
+        give_up_session(client);
+    }
     bool gone = !strcmp(code, "epoch") || !strcmp(code, "session") || !strcmp(code, "draining");
     return gone ? DSA_RESTARTED : DSA_REFUSED;
 }
@@ -287,9 +308,7 @@ static DsaResult exchange(DsaClient *client, msgpack_sbuffer *header, const void
     for (int attempt = 0; attempt < client->tries && result == DSA_SILENT; attempt++) {
         int64_t until = now_us() + (int64_t)client->timeout_ms * 1000;
         if (!ready(client, ZMQ_POLLOUT, until)) continue;  // not connected: nothing piles up meanwhile
-        if (zmq_send(client->socket, "DSA1", 4, ZMQ_SNDMORE | ZMQ_DONTWAIT) < 0) continue;
-        zmq_send(client->socket, header->data, header->size, ZMQ_DONTWAIT | (body ? ZMQ_SNDMORE : 0));
-        if (body) zmq_send(client->socket, body, bytes, ZMQ_DONTWAIT);
+        if (!post(client, header, body, bytes)) continue;
         while (result == DSA_SILENT && ready(client, ZMQ_POLLIN, until)) {
             if (!receive(client, reply)) continue;
             if (whole(get(reply->map, "id")) == client->id)

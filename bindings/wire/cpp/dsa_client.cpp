@@ -388,15 +388,21 @@ private:
         return false;
     }
 
+    // Sends a request. False if it would have to wait.
+    bool post(const Request& request) {
+        if (!socket_.send(zmq::str_buffer("DSA1"), zmq::send_flags::sndmore | zmq::send_flags::dontwait)) return false;
+        zmq::const_buffer header(request.header.data(), request.header.size());
+        socket_.send(header, request.body ? zmq::send_flags::sndmore : zmq::send_flags::none);
+        if (request.body) socket_.send(zmq::buffer(*request.body), zmq::send_flags::none);
+        return true;
+    }
+
     // Sends the request until it is answered, and returns the answer.
     Reply exchange(Request& request) {
         for (int attempt = 0; attempt < tries; attempt++) {
             const auto until = Clock::now() + timeout;
             if (!ready(ZMQ_POLLOUT, until)) continue;  // not connected: nothing piles up meanwhile
-            socket_.send(zmq::str_buffer("DSA1"), zmq::send_flags::sndmore);
-            zmq::const_buffer header(request.header.data(), request.header.size());
-            socket_.send(header, request.body ? zmq::send_flags::sndmore : zmq::send_flags::none);
-            if (request.body) socket_.send(zmq::buffer(*request.body), zmq::send_flags::none);
+            if (!post(request)) continue;
             while (ready(ZMQ_POLLIN, until)) {
                 auto reply = receive();
                 if (!reply) continue;
@@ -414,9 +420,18 @@ private:
     [[noreturn]] void refuse(const Reply& reply) {
         const auto code = reply.fields->get<std::string>("code", "internal");
         const auto message = reply.fields->get<std::string>("msg", "");
-        keep_snapshot(reply);  // a server that is about to stop hands the session back
+        if (code == "draining" && sid_ && reply.fields->get<uint64_t>("sid", 0) == sid_) {
+            keep_snapshot(reply);
+            give_up_session();
+        }
         if (code == "epoch" || code == "session" || code == "draining") throw Lost(code, message, true);
         throw Error(code, message, reply.fields->get<bool>("retry", false));
+    }
+
+    // Says `close` to a server that has handed the session back: it does not stop before it knows that this has arrived.
+    void give_up_session() {
+        post(Request(*this, "close", 0));
+        sid_ = 0;
     }
 
     void keep_snapshot(const Reply& reply) {

@@ -292,14 +292,20 @@ namespace Dsa
             }
         }
 
-        // Sends the request until it is answered, and returns the answer.
-        private Fields Exchange(string type, Dictionary<string, object> fields, byte[] body = null)
+        // The map of a new request.
+        private byte[] Header(string type, Dictionary<string, object> fields)
         {
             fields["t"] = type;
             fields["id"] = ++id;
             fields["epoch"] = epoch;
             fields["sid"] = sid;
-            var header = MsgPack.Write(fields);
+            return MsgPack.Write(fields);
+        }
+
+        // Sends the request until it is answered, and returns the answer.
+        private Fields Exchange(string type, Dictionary<string, object> fields, byte[] body = null)
+        {
+            var header = Header(type, fields);
             for (var attempt = 0; attempt < Tries; attempt++)
             {
                 var clock = Stopwatch.StartNew();
@@ -326,9 +332,22 @@ namespace Dsa
         private void Refuse(Fields reply)
         {
             string code = reply.Text("code"), message = reply.Text("msg");
-            KeepSnapshot(reply); // a server that is about to stop hands the session back
+            if (code == "draining" && sid != 0 && reply.Has("sid") && reply.Unsigned("sid") == sid)
+            {
+                KeepSnapshot(reply);
+                GiveUpSession();
+            }
             if (code == "epoch" || code == "session" || code == "draining") throw new LostException(code, message);
             throw new DsaException(code, message, reply.Truth("retry"));
+        }
+
+        // Says `close` to a server that has handed the session back: it does not stop before it knows that this has
+        // arrived.
+        private void GiveUpSession()
+        {
+            var header = Header("close", new Dictionary<string, object>());
+            if (Send(Magic, true, 0)) Send(header, false, 0);
+            sid = 0;
         }
 
         private bool Send(byte[] part, bool more, int waitMs)
@@ -411,6 +430,8 @@ namespace Dsa
             if (map == null) throw new InvalidDataException("expected a map");
             return new Fields(map, buffers);
         }
+
+        public bool Has(string name) { return map.ContainsKey(name); }
 
         public ulong Unsigned(string name)
         {

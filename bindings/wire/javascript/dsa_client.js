@@ -215,13 +215,18 @@ class Client {
     return this.world.height * this.world.width * 3;
   }
 
+  /** The parts of a new request. */
+  #parts(type, fields = {}, body = null) {
+    // 64-bit numbers that are too large for a double come and go as BigInt.
+    const request = { ...fields, t: type, id: ++this.#id, epoch: this.#epoch, sid: this.#sid };
+    const header = encode(request, { useBigInt64: true, ignoreUndefined: true });
+    return body ? [MAGIC, header, body] : [MAGIC, header];
+  }
+
   /** Sends the request until it is answered; returns the answer, `{fields, buffers}`. */
   async #exchange(type, fields = {}, body = null) {
-    const id = ++this.#id;
-    // 64-bit numbers that are too large for a double come and go as BigInt.
-    const request = { ...fields, t: type, id, epoch: this.#epoch, sid: this.#sid };
-    const header = encode(request, { useBigInt64: true, ignoreUndefined: true });
-    const parts = body ? [MAGIC, header, body] : [MAGIC, header];
+    const parts = this.#parts(type, fields, body);
+    const id = this.#id;
     for (let attempt = 0; attempt < this.tries; attempt++) {
       const until = performance.now() + this.timeoutMs;
       try {
@@ -233,7 +238,7 @@ class Client {
           if (!reply) continue;
           if (reply.fields.t === 'handover' && reply.fields.sid === this.#sid) this.#keepSnapshot(reply);
           if (reply.fields.id !== id) continue; // an answer to an earlier request, which came late
-          if (reply.fields.t === 'error') this.#refuse(reply);
+          if (reply.fields.t === 'error') await this.#refuse(reply);
           return reply;
         }
       } catch (error) {
@@ -243,11 +248,21 @@ class Client {
     throw new LostError('', 'no answer from the server');
   }
 
-  #refuse(reply) {
-    const { code, msg, retry } = reply.fields;
-    this.#keepSnapshot(reply); // a server that is about to stop hands the session back
+  async #refuse(reply) {
+    const { code, msg, retry, sid } = reply.fields;
+    if (code === 'draining' && sid && sid === this.#sid) {
+      this.#keepSnapshot(reply);
+      await this.#giveUpSession();
+    }
     if (['epoch', 'session', 'draining'].includes(code)) throw new LostError(code, msg);
     throw new DsaError(code, msg, retry);
+  }
+
+  /** Says `close` to a server that has handed the session back: it does not stop before it knows that it arrived. */
+  async #giveUpSession() {
+    const parts = this.#parts('close');
+    this.#sid = 0;
+    await this.#socket.send(parts).catch(() => {}); // lost, it only ends later
   }
 
   #keepSnapshot(reply) {

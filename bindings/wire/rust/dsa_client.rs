@@ -334,13 +334,8 @@ mod dsa {
             self.take_frame(&reply, &buffers)
         }
 
-        /// Sends the request until it is answered, and returns the answer and its buffers.
-        fn exchange(
-            &mut self,
-            kind: &str,
-            fields: Vec<(&'static str, Value)>,
-            body: Option<&[u8]>,
-        ) -> Result<(Reply, Vec<Vec<u8>>)> {
+        /// The map of a new request.
+        fn header(&mut self, kind: &str, fields: Vec<(&'static str, Value)>) -> Result<Vec<u8>> {
             self.id += 1;
             let mut request = BTreeMap::from([
                 ("t", Value::from(kind)),
@@ -349,7 +344,17 @@ mod dsa {
                 ("sid", Value::Unsigned(self.sid)),
             ]);
             request.extend(fields);
-            let header = rmp_serde::to_vec(&request).map_err(Error::new)?;
+            rmp_serde::to_vec(&request).map_err(Error::new)
+        }
+
+        /// Sends the request until it is answered, and returns the answer and its buffers.
+        fn exchange(
+            &mut self,
+            kind: &str,
+            fields: Vec<(&'static str, Value)>,
+            body: Option<&[u8]>,
+        ) -> Result<(Reply, Vec<Vec<u8>>)> {
+            let header = self.header(kind, fields)?;
             let parts: Vec<&[u8]> = [MAGIC, &header].into_iter().chain(body).collect();
             for _ in 0..self.tries {
                 let until = Instant::now() + self.timeout;
@@ -393,7 +398,10 @@ mod dsa {
         }
 
         fn refused(&mut self, reply: Reply, buffers: &[Vec<u8>]) -> Error {
-            self.keep_snapshot(&reply, buffers); // a server that is about to stop hands the session back
+            if reply.code == "draining" && self.sid != 0 && reply.sid == self.sid {
+                self.keep_snapshot(&reply, buffers);
+                self.give_up_session();
+            }
             let message = format!("{}: {}", reply.code, reply.msg);
             match reply.code.as_str() {
                 "epoch" | "session" | "draining" => Error::Lost(message),
@@ -402,6 +410,15 @@ mod dsa {
                     retry: reply.retry,
                 },
             }
+        }
+
+        /// Says `close` to a server that has handed the session back: it does not stop before it knows that this has
+        /// arrived.
+        fn give_up_session(&mut self) {
+            if let Ok(header) = self.header("close", vec![]) {
+                let _ = self.socket.send_multipart([MAGIC, &header], zmq::DONTWAIT);
+            }
+            self.sid = 0;
         }
 
         fn keep_snapshot(&mut self, reply: &Reply, buffers: &[Vec<u8>]) {

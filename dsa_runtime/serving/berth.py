@@ -1,4 +1,4 @@
-"""Seat: a session's place at a server. Asks the session's requests there, and finds it a new place if that is lost."""
+"""Berth: a session's place at a server. Asks the session's requests there, and finds it a new place if that is lost."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Place:
     topic: bytes | None = None
 
 
-class Seat:
+class Berth:
     """One thread at a time, but for `place`, `touched` and `hand_over`."""
 
     def __init__(
