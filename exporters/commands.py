@@ -6,13 +6,14 @@ import argparse
 import hashlib
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import torch
 
 from dsa_runtime.package import open_package
 from dsa_runtime.spec import SPEC_FILE, ScheduleSpec
-from exporters.packaging.clips import pick_clips
+from exporters.packaging.clips import longest_everywhere, pick_clips
 from exporters.packaging.describe import action_space, calibration_spec, frame_spec
 from exporters.packaging.recover import recover_generator
 from exporters.packaging.recover_autoencoder import recover_autoencoder
@@ -20,8 +21,10 @@ from exporters.packaging.reexport import reexport_package
 from exporters.packaging.verify import verify_package
 from exporters.packaging.write import WorldDescription, write_package
 from exporters.recording.dataset import Dataset
+from exporters.training.branch import BASE_STAGES, run_folder
 from exporters.training.config import TrainConfig, load_config
 from exporters.training.distributed import Ranks
+from exporters.training.progress import RunProgress
 from exporters.training.run import STAGES, Trained, load_result, run_training
 from exporters.training.start import Start, check_start
 
@@ -38,10 +41,21 @@ def train(options: argparse.Namespace) -> int:
         if options.start is not None and ranks.first:
             check_start(config, options.runs, options.seed)
             start = read_start(options.start, config)
-        run_training(config, options.runs, ranks.device, until, start, options.seed)
+        began = time.monotonic()
+        with run_progress(config, options.runs, until, options.seed).shown():
+            run_training(config, options.runs, ranks.device, until, start, options.seed)
+        if ranks.first:
+            print(f"== trained up to {until} in {(time.monotonic() - began) / 60:.1f} min", flush=True)
         if options.package is not None and ranks.first:
             write(config, load_result(config, options.runs, options.seed), options.package)
     return 0
+
+
+def run_progress(config: TrainConfig, runs: Path, until: str, seed: int | None) -> RunProgress:
+    """The stages that a run goes through; a branch begins after those of the base run."""
+    branch = run_folder(config, runs, seed) != run_folder(config, runs)
+    stages = STAGES[len(BASE_STAGES) * branch : STAGES.index(until) + 1] if until in STAGES else ()
+    return RunProgress({stage: getattr(getattr(config, stage), "budget", None) for stage in stages})
 
 
 def check_device(name: str | None) -> None:
@@ -82,8 +96,17 @@ def verify(options: argparse.Namespace) -> int:
     config = load_config(options.config)
     trained = load_result(config, options.runs, options.seed)
     assert trained.generator is not None
+    dataset = Path(config.dataset)
+    # Clips of 64 frames, or as long as worlds that are often reset have them.
+    room = longest_everywhere(Dataset(dataset), "test") - trained.generator.config.window - 1
+    clip_frames = max(1, min(64, options.frames, room))
     result = verify_package(
-        options.package, trained.generator, trained.autoencoder, Path(config.dataset), frames=options.frames
+        options.package,
+        trained.generator,
+        trained.autoencoder,
+        dataset,
+        frames=options.frames,
+        clip_frames=clip_frames,
     )
     print(result.to_json() if options.json else result.table())
     return 0 if result.passed else 1
@@ -131,6 +154,7 @@ def write(config: TrainConfig, trained: Trained, folder: Path) -> None:
     spec = write_package(folder, trained.generator, trained.autoencoder, description, contexts, card)
     size = sum(entry.bytes for entry in spec.files.values())
     print(f"{folder}: {spec.name} {spec.version}, {size / 2**20:.1f} MiB in {len(spec.files)} files")
+    print(f"play it: dsa play {folder}")
 
 
 def _command() -> str:

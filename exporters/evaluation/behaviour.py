@@ -161,7 +161,7 @@ class Behaviour:
         with contextlib.closing(environment):
             if tuple(environment.state_names) != self._dataset.spec.state:
                 return None
-            policy = recording.kind.policy(recording.world)
+            policy = recording.kind.policy(recording.world, environment)
             first_seed = max(split.seeds[1] for split in self._dataset.spec.splits.values()) + 1
             return simulate(sizes, self._evaluation, environment, policy, trials, first_seed)
 

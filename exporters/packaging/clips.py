@@ -24,6 +24,16 @@ class Clips:
         return Clips(self.frames[:, :length], self.actions[:, :length])
 
 
+def longest_everywhere(dataset: Dataset, split: str) -> int:
+    """How many consecutive frames every recording of a split has somewhere without a cut."""
+
+    def longest(cut: np.ndarray) -> int:
+        ends = np.concatenate([[0], np.flatnonzero(cut), [len(cut)]])
+        return int(np.diff(ends).max())
+
+    return min((longest(episode.cut) for episode in dataset.episodes(split)), default=0)
+
+
 def pick_clips(dataset: Dataset, split: str, count: int, length: int, seed: int = 0) -> Clips:
     """Draw `count` clips of `length` frames from a split: an episode uniformly, then a place in it.
 

@@ -1,4 +1,4 @@
-"""`python -m exporters.recording record | check | sheet`: make a dataset, verify it, look at it."""
+"""`python -m exporters.recording`: make a dataset, convert one, verify it, look at it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..training.config import load_config
+from . import record_env
 from .contact_sheet import write_contact_sheet
+from .conversion import command as conversion
 from .dataset import Dataset
 from .episode import DatasetError
 from .record import RecordConfig, record
@@ -30,6 +31,10 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument("--workers", type=int, default=None)
     make.add_argument("--compress", action="store_true", help="smaller files, slower to write and read")
 
+    record_env.add_arguments(commands.add_parser("record-env", help=record_env.HELP, description=record_env.__doc__))
+
+    conversion.add_arguments(commands.add_parser("convert", help=conversion.HELP, description=conversion.__doc__))
+
     check = commands.add_parser("check", help="read and validate every file, and count what is in it")
     check.add_argument("folder")
 
@@ -43,7 +48,13 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
+        if options.command == "record-env":
+            return record_env.run(options)
+        if options.command == "convert":
+            return conversion.run(options)
         if options.command == "record":
+            from ..training.config import load_config  # which needs torch
+
             recipe = load_config(options.config)
             _summarise(record(_chosen(recipe.recording, options), recipe.name, options.folder or recipe.dataset))
         elif options.command == "check":

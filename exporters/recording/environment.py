@@ -1,4 +1,4 @@
-"""What the recorder needs from an environment. Adapters (ViZDoom, the MuJoCo arm) implement it."""
+"""What the recorder needs from an environment. Adapters (ViZDoom, the MuJoCo arm, any Gymnasium one) implement it."""
 
 from __future__ import annotations
 
@@ -29,11 +29,13 @@ class Observation:
 
     frame: uint8[H, W, 3], owned by the caller. state: float32[S], named by `Environment.state_names`.
     targets: privileged information for scripted players only; it is never written to disk.
+    native: what the environment itself calls its observation, for players written for it; never written either.
     """
 
     frame: np.ndarray
     state: np.ndarray
     targets: Sequence[Target] = ()
+    native: Any = None
 
 
 @dataclass(frozen=True)

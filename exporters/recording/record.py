@@ -100,12 +100,12 @@ def record(config: RecordConfig, name: str, folder: str | Path) -> Dataset:
             frame=probe.frame,
             action_space=probe.action_space,
             state=probe.state_names,
-            licence=config.kind.licence,
+            licence=config.kind.licence(world),
             source=config.kind.source(world),
             recorder={
                 "environment": config.environment,
                 "settings": asdict(world),
-                "policy": config.kind.policy(world).description,
+                "policy": config.kind.policy(world, probe).description,
                 "steps_per_episode": config.steps_per_episode,
             },
         )
@@ -142,7 +142,7 @@ def _start_worker(config: RecordConfig) -> None:
     global _worker
     environment = config.kind.make(config.world)
     atexit.register(environment.close)
-    _worker = (environment, config.kind.policy(config.world), config)
+    _worker = (environment, config.kind.policy(config.world, environment), config)
 
 
 def _record_one(job: tuple[str, int, int]) -> int:

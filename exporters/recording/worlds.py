@@ -12,6 +12,8 @@ import numpy as np
 from .arm_policies import arm_policy
 from .environment import Environment
 from .episode import DatasetError, Episode
+from .gymnasium_policies import gymnasium_policy
+from .gymnasium_world import GymnasiumConfig, GymnasiumWorld, check_unbroken
 from .mujoco_arm import FORE_M, UPPER_M, ArmConfig, MujocoArm
 from .mujoco_arm import LICENCE as ARM_LICENCE
 from .policies import MixedPolicy, default_policy
@@ -25,8 +27,9 @@ class WorldKind:
 
     settings: type
     make: Callable[[Any], Environment]
-    policy: Callable[[Any], MixedPolicy]
-    licence: str
+    policy: Callable[[Any, Any], MixedPolicy]
+    """Gets the configuration and the environment that the player will play."""
+    licence: Callable[[Any], str]
     source: Callable[[Any], str]
     check: Callable[[Environment, Episode, str], None]
     """Raises DatasetError for a recording that must not be kept; gets the environment, the episode and its path."""
@@ -56,18 +59,26 @@ KINDS: Mapping[str, WorldKind] = {
     "vizdoom": WorldKind(
         VizdoomConfig,
         VizdoomWorld,
-        lambda settings: default_policy(),
-        VIZDOOM_LICENCE,
+        lambda settings, environment: default_policy(),
+        lambda settings: VIZDOOM_LICENCE,
         lambda settings: f"ViZDoom scenario {settings.scenario}, Freedoom art",
         _enough_ammunition,
     ),
     "mujoco-arm": WorldKind(
         ArmConfig,
         MujocoArm,
-        arm_policy,
-        ARM_LICENCE,
+        lambda settings, environment: arm_policy(settings),
+        lambda settings: ARM_LICENCE,
         lambda settings: "MuJoCo, the arm scene of exporters/recording/mujoco_arm.py",
         _steady,
+    ),
+    "gymnasium": WorldKind(
+        GymnasiumConfig,
+        GymnasiumWorld,
+        gymnasium_policy,
+        lambda settings: settings.licence,
+        lambda settings: f"Gymnasium environment {settings.id}",
+        lambda environment, episode, where: check_unbroken(episode, where),
     ),
 }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exporters.packaging.clips import pick_clips
+from exporters.packaging.clips import longest_everywhere, pick_clips
 from exporters.recording.dataset import Dataset, DatasetWriter
 from exporters.recording.episode import DatasetError, Episode
 
@@ -54,3 +54,13 @@ def test_head(tmp_path: Path) -> None:
 def test_too_long_a_clip_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="31 consecutive frames"):
         pick_clips(dataset(tmp_path), "train", 1, 30)
+
+
+def test_every_recording_has_room_for_the_longest_clip(tmp_path: Path) -> None:
+    """41 frames, cut at 20 and 27: the longest stretch is the first one."""
+    found = dataset(tmp_path, cuts=(20, 27))
+    room = longest_everywhere(found, "test")
+    assert room == 20
+    pick_clips(found, "test", 5, room - 1)
+    with pytest.raises(DatasetError):
+        pick_clips(found, "test", 5, room)
