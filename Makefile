@@ -1,8 +1,10 @@
 # Every target sets up what it needs, in .venv, from nothing but a python3 (3.10 or newer) with venv and pip.
 #
 #   make demo    play the bundled world and write a report to dsa-demo/
+#   make play    play it yourself, in the browser
 #   make test    all tests                        make test PYTEST_ARGS="--slow -k cache"
 #   make lint    ruff and mypy
+#   make docs    the reference of the public names, as HTML in build/docs
 #   make bench   ticks per second on this machine
 #   make clean   remove the environment, caches and reports
 #
@@ -15,6 +17,7 @@ VENV ?= .venv
 TORCH_SPEC ?= torch==2.13.0
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
+PLAY_ARGS ?=
 BENCH_ARGS ?=
 
 # The wheels of ONNX Runtime report to their maker unless told otherwise.
@@ -26,13 +29,16 @@ BASE := $(VENV)/base.stamp
 DEV := $(VENV)/dev.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo play test lint docs bench clean
 
 help:
 	@sed -n '/^#   make/s/^# *//p' Makefile
 
 demo: $(BASE)
 	$(BIN)/dsa demo $(DEMO_ARGS)
+
+play: $(BASE)
+	$(BIN)/dsa play $(PLAY_ARGS)
 
 test: $(DEV)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -41,6 +47,9 @@ lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(DEV)
+	$(BIN)/python docs/reference.py build/docs
 
 bench: $(DEV)
 	$(BIN)/python -m tests.bench.bench_tick $(BENCH_ARGS)
@@ -58,12 +67,12 @@ $(BASE): pyproject.toml $(OPS)
 	@$(PYTHON) -c 'import venv, ensurepip' \
 	    || { echo 'This Python lacks venv; on Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --editable '.[viewer]'
 	@touch $@
 
 $(DEV): $(BASE)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@# torch first and alone: its own index, where one is given, holds nothing else.
-	$(BIN)/python -m pip install --quiet $(TORCH_SPEC) && $(BIN)/python -m pip install --quiet --editable '.[dev,train]' \
+	$(BIN)/python -m pip install --quiet $(TORCH_SPEC) && $(BIN)/python -m pip install --quiet --editable '.[dev,train,convert]' \
 	    || echo 'WARNING: the training side could not be installed; its tests will be skipped' >&2
 	@touch $@

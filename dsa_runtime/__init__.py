@@ -7,7 +7,9 @@
         tick = session.step(3, budget_ms=33)          # one action in, one frame out, on time
         tick.pixels, tick.steps, tick.confidence      # uint8[H, W, 3], and what it took
 
-Architecture. Arrows point one way, and each file holds one noun:
+## Architecture
+
+Arrows point one way, and each file holds one noun:
 
     cli -> serving -> world -> session -> engine -> ops
 
@@ -34,6 +36,9 @@ Architecture. Arrows point one way, and each file holds one noun:
     noise            counter-based noise keyed by (seed, tick, step), so that a frame depends on nothing else
     doctor           what this machine can promise, measured
     ops              the custom operators: schema, numpy reference, and the C++ and CUDA library (csrc)
+    serving          sessions for other processes and machines; client and remote_session are the other end
+    capi             sessions for C, on an embedded Python
+    gym, export, viewer  environments, films and tables, and the page in the browser; each needs its extra
     cli, commands    the command line; report draws what it shows
 
 Importing this package loads nothing heavy; numpy and ONNX Runtime come in with the first name that needs

@@ -30,10 +30,12 @@ class Discrete:
 
     @property
     def width(self) -> int:
+        """Values that the world is given for an action, see `encode`."""
         return self.n
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Of an action as `validate` gives it back; `()` for a single number."""
         return ()
 
     def validate(self, action: Any) -> int:
@@ -70,10 +72,12 @@ class MultiBinary:
 
     @property
     def width(self) -> int:
+        """Values that the world is given for an action, see `encode`."""
         return self.n
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Of an action as `validate` gives it back; `()` for a single number."""
         return (self.n,)
 
     def validate(self, action: Any) -> np.ndarray:
@@ -112,10 +116,12 @@ class Box:
 
     @property
     def width(self) -> int:
+        """Values that the world is given for an action, see `encode`."""
         return len(self.low)
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Of an action as `validate` gives it back; `()` for a single number."""
         return (len(self.low),)
 
     def validate(self, action: Any) -> np.ndarray:

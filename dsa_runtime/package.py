@@ -74,18 +74,19 @@ def open_package(path_or_name: str | os.PathLike[str] | None = None) -> Package:
 
 def bundled_worlds() -> tuple[str, ...]:
     """Names of the worlds that come with the SDK."""
-    folder = _bundled_folder()
+    folder = bundled_folder()
     return tuple(sorted(entry.parent.name for entry in folder.glob(f"*/{SPEC_FILE}")))
 
 
-def _bundled_folder() -> Path:
+def bundled_folder() -> Path:
+    """Where the worlds lie that come with the SDK."""
     return Path(str(importlib.resources.files(__package__))) / "worlds"
 
 
 def _locate(path_or_name: str | os.PathLike[str] | None) -> Path:
     name = DEFAULT_WORLD if path_or_name is None else path_or_name
     if isinstance(name, str) and name in bundled_worlds():
-        return _bundled_folder() / name
+        return bundled_folder() / name
     return Path(name)
 
 

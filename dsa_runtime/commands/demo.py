@@ -45,6 +45,8 @@ def run(options: argparse.Namespace) -> Result:
 
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)  # before the work: a folder that cannot be made should fail now
+    if options.record is not None:
+        options.record.parent.mkdir(parents=True, exist_ok=True)
     with load_world(options.world, threads=options.threads, form=options.form, quality=options.quality) as world:
         quality = quality_document(world, options.threshold)
         with _progress(options.ticks, "playing") as bar:

@@ -1,15 +1,37 @@
-"""`dsa info`: versions, execution providers, the operator library, and the worlds at hand."""
+"""`dsa info`: versions, execution providers, the operator library, what is installed beside, and the worlds at hand."""
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from typing import Any
 
 from .arguments import add_json
 from .result import Result
 
-HELP = "show versions, execution providers and worlds"
+HELP = "show versions, execution providers, extras and worlds"
 _GPU_REPAIR = "pip install --force-reinstall --no-deps onnxruntime-gpu"
+
+
+@dataclass(frozen=True)
+class Extra:
+    """An optional part of the installation: `pip install 'dsa-runtime[name]'`."""
+
+    name: str
+    use: str
+    distributions: tuple[str, ...]
+    """What it consists of, as in pyproject.toml."""
+
+
+EXTRAS = (
+    Extra("viewer", "dsa play", ("aiohttp",)),
+    Extra("export", "dsa export to .mp4 and .parquet", ("av", "pyarrow")),
+    Extra("rerun", "dsa export to .rrd", ("rerun-sdk",)),
+    Extra("gym", "dsa_runtime.gym", ("gymnasium",)),
+    Extra("completion", "dsa completion", ("shtab",)),
+    Extra("gpu", "ONNX Runtime for NVIDIA GPUs", ("onnxruntime-gpu",)),
+)
+"""What users of the SDK may add. The training side's are for checkouts, see README."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,12 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> Result:
-    from ..package import bundled_worlds
+    from ..package import bundled_folder, bundled_worlds
 
     if options.world is not None:
         world = describe_world(options.world)
         return Result(world, world_text(world))
     document = describe_runtime()
+    document["world_folder"] = str(bundled_folder())
     document["worlds"] = [describe_world(name) for name in bundled_worlds()]
     return Result(document, runtime_text(document))
 
@@ -49,8 +72,18 @@ def describe_runtime() -> dict[str, Any]:
         "machine": machine,
         "providers": providers,
         "operator_library": _operators(),
+        "extras": [describe_extra(extra) for extra in EXTRAS],
         "problems": problems,
     }
+
+
+def describe_extra(extra: Extra) -> dict[str, Any]:
+    """Whether it is here, and how to get it, as plain JSON values."""
+    from .machine import installed
+
+    missing = [name for name in extra.distributions if not installed(name)]
+    install = f"pip install 'dsa-runtime[{extra.name}]'"
+    return {"name": extra.name, "use": extra.use, "missing": missing, "install": install if missing else None}
 
 
 def _operators() -> dict[str, Any]:
@@ -106,11 +139,18 @@ def runtime_text(document: dict[str, Any]) -> str:
             ("onnxruntime", machine["onnxruntime"]),
             ("providers", ", ".join(document["providers"])),
             ("operator library", _operators_text(document["operator_library"])),
+            *(("extras" if i == 0 else "", _extra_text(extra)) for i, extra in enumerate(document["extras"])),
+            ("worlds", f"by name from {document['world_folder']}; any other by its path"),
             *(("PROBLEM", problem) for problem in document["problems"]),
         ]
     )
     worlds = [world_text(world) for world in document["worlds"]] or ["No world is bundled with this installation."]
     return "\n\n".join([text, *worlds])
+
+
+def _extra_text(extra: dict[str, Any]) -> str:
+    state = f"missing; {extra['install']}" if extra["missing"] else "present"
+    return f"{extra['name']} ({extra['use']}): {state}"
 
 
 def _operators_text(operators: dict[str, Any]) -> str:
