@@ -35,7 +35,7 @@ from .tick import Tick
 
 OnMiss = Literal["best_effort", "repeat", "raise"]
 ON_MISS = ("best_effort", "repeat", "raise")
-_YIELD_S = 2e-5
+_YIELD_S = 2e-4  # long enough for a caller in C to be out of its call; giving up the GIL would wake the worker, at its cost
 _INTERRUPT_MS = 0.3  # from asking a step to end until the worker goes on; ONNX Runtime takes 0.1 to 0.2 of it
 
 

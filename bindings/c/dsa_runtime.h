@@ -363,8 +363,8 @@ DSA_API int32_t dsa_session_state_init(dsa_session_state *state, size_t struct_s
 DSA_API DSA_CHECKED int32_t dsa_runtime_open(const dsa_runtime_config *config, dsa_runtime **runtime);
 
 /* Close its worlds and their sessions, end the worker threads. Waits for calls of other threads on any of them to
-   return; new ones get DSA_E_HANDLE. Also to be called before the process ends, because threads that compute do not
-   like to be interrupted by exit(). NULL: nothing, 0. Any thread. */
+   return (see dsa_session_cancel); new ones get DSA_E_HANDLE. Also to be called before the process ends, because threads
+   that compute do not like to be interrupted by exit(). NULL: nothing, 0. Any thread. */
 DSA_API int32_t dsa_runtime_close(dsa_runtime *runtime);
 
 /* ---- World ------------------------------------------------------------------------------------------------------ */
@@ -374,8 +374,8 @@ DSA_API int32_t dsa_runtime_close(dsa_runtime *runtime);
    libdsa_client: one round trip. Any thread. */
 DSA_API DSA_CHECKED int32_t dsa_world_open(dsa_runtime *runtime, const dsa_world_config *config, dsa_world **world);
 
-/* Close its sessions, and the world. Waits for calls of other threads on any of them to return; new ones get
-   DSA_E_HANDLE. NULL: nothing, 0. Any thread. */
+/* Close its sessions, and the world. Waits for calls of other threads on any of them to return (see
+   dsa_session_cancel); new ones get DSA_E_HANDLE. NULL: nothing, 0. Any thread. */
 DSA_API int32_t dsa_world_close(dsa_world *world);
 
 /* What it is: sizes of frames and actions, rate, schedule. Any thread, no cost. */
@@ -388,8 +388,9 @@ DSA_API DSA_CHECKED int32_t dsa_world_spec(dsa_world *world, dsa_spec *spec);
    ticks' time. Any thread; sessions of one world may be opened at the same time. */
 DSA_API DSA_CHECKED int32_t dsa_session_open(dsa_world *world, const dsa_session_config *config, dsa_session **session);
 
-/* Give back what it holds. Waits for a call of another thread to return (dsa_session_cancel makes that soon) and for
-   the commit under way: milliseconds. NULL: nothing, 0. Any thread. */
+/* Give back what it holds. Waits for a call of another thread to return (dsa_session_cancel, before this or meanwhile,
+   makes that soon) and for the commit under way: milliseconds. New calls get DSA_E_HANDLE. NULL: nothing, 0. Any
+   thread. */
 DSA_API int32_t dsa_session_close(dsa_session *session);
 
 /* Do beforehand what the first steps would do: allocate, load, warm up; on the thread that will step, as some of it
@@ -419,7 +420,8 @@ DSA_API DSA_CHECKED int32_t dsa_session_step_exactly(dsa_session *session, const
 
 /* Let the step that another thread is in return DSA_E_CANCELLED at once (at the end of a graph's node: tenths of a
    millisecond). *cancelled, if not NULL, is 1; or 0 if there was none, or its frame was finished already. Any thread,
-   at any time until the session is closed. */
+   at any time until the session is closed: also while dsa_session_close, or a close above it, waits for that step.
+   Without a step to wait for, a session that is being closed is closed: DSA_E_HANDLE. */
 DSA_API int32_t dsa_session_cancel(dsa_session *session, int32_t *cancelled);
 
 /* The following ones wait for the commit under way, and cost milliseconds. One thread at a time per session. Where

@@ -129,11 +129,13 @@ def _check_python() -> None:
 
 
 def _compile(compiler: str, scratch: Path, flags: tuple[str, ...]) -> Path:
+    import numpy as np
+
     sources = sources_folder()
     glue, exports, library = scratch / "glue.c", scratch / "exports", scratch / soname()
     _write_glue(compiler, glue)
     exports.write_text(_EXPORTS)
-    include = ["-I", str(sources), "-I", sysconfig.get_paths()["include"]]
+    include = ["-I", str(sources), "-I", sysconfig.get_paths()["include"], "-I", np.get_include()]
     common = ["-std=c11", "-O2", "-g", "-fPIC", "-fvisibility=hidden", *include, *flags]
     defines = [
         "-D_GNU_SOURCE",

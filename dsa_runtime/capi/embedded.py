@@ -1,7 +1,8 @@
-"""The Python half of libdsa_runtime: what its C half (`bindings/c/runtime/calls.c`) asks, answered by the SDK.
+"""The Python half of libdsa_runtime: what its C half (`bindings/c/runtime/`) asks, answered by the SDK.
 
 Imported by the library when it has started Python, which then calls `attach`. Every call comes with a buffer for a
-message and gets `ANSWER + status` back, whatever happens: a Python error never looks like success.
+message and gets `ANSWER + status` back, whatever happens: a Python error never looks like success. Only steps go past
+this: the C half calls `Session.step` itself, and reads the `Tick`.
 """
 
 from __future__ import annotations
@@ -16,12 +17,10 @@ from typing import Any
 
 from .. import __version__, errors
 from .sources import source_digest as source_digest  # the library compares it with its own
-from .structs import NO_BUDGET_US, Structs
+from .structs import Structs
 
 # As in dsa_runtime.h.
-OK, LATE, REPEATED, SKIPPED = 0, 1, 2, 3
-E_ARGUMENT, E_BUFFER, E_INTERNAL = -1, -5, -6
-STATUS = {"ok": OK, "late": LATE, "repeated": REPEATED, "skipped": SKIPPED}
+OK, E_BUFFER, E_INTERNAL = 0, -5, -6
 STATUS_OF: dict[type[BaseException], int] = {
     errors.WorldError: -7,
     errors.ActionError: -8,
@@ -34,6 +33,7 @@ STATUS_OF: dict[type[BaseException], int] = {
     errors.SnapshotError: -16,
     MemoryError: -19,
 }
+_MESSAGE_BYTES = 1023  # DSA_PY_MESSAGE_BYTES, without the 0 at its end
 _SNAPSHOT_MARGIN = 1024  # the header of a snapshot is of some hundred bytes, and grows with the digits in it
 _LOG = logging.getLogger("dsa_runtime")
 
@@ -44,16 +44,18 @@ class Halves:
     def __init__(self, ffi: Any, lib: Any) -> None:
         self._ffi, self._lib = ffi, lib
         self._structs = Structs(ffi)
-        self._move, self._fill_tick = ffi.memmove, self._structs.fill_tick
         self._numbers = itertools.count(1)
         self._worlds: dict[int, tuple[Any, Any]] = {}  # and what its dsa_spec points to
-        self._sessions: dict[int, tuple[Any, Any]] = {}  # and how it takes actions
+        self._sessions: dict[int, tuple[Any, Any]] = {}  # and what its steppers point to
         self._owner = bool(lib.dsa_host_owns_python())
 
     def calls(self) -> dict[str, Callable[..., int]]:
         """What answers the calls of `python_calls.h`, by the ends of their names; without their messages."""
-        prefixes = ("runtime_", "world_", "session_")
+        prefixes = ("thread_", "runtime_", "world_", "session_")
         return {name: getattr(self, name) for name in dir(self) if name.startswith(prefixes)}
+
+    def thread_meet(self) -> int:
+        return OK
 
     def runtime_open(self, log_level: int) -> int:
         from .. import world  # noqa: F401  numpy and ONNX Runtime: here, where errors are reported, and not in a tick
@@ -105,19 +107,10 @@ class Halves:
             gc.freeze()  # what is there now stays; a collection need not look at it again
         return OK
 
-    def session_step(
-        self, number: int, index: int, values: Any, budget_us: int, steps: int, frame: Any, tick: Any
-    ) -> int:
-        # After an inference all of this is cold, so every line here costs ten times what it seems to.
-        session, action_of = self._sessions[number]
-        budget_ms = budget_us / 1000.0 if 0 < budget_us < NO_BUDGET_US else inf if budget_us else None
-        done = session.step(index if action_of is None else action_of(values), budget_ms, steps=steps or None)
-        if frame:
-            pixels = done.pixels
-            self._move(frame, pixels, pixels.nbytes)
-        if tick:
-            self._fill_tick(tick, done)
-        return STATUS[done.status]
+    def session_stepper(self, number: int, stepper: Any) -> int:
+        session, _ = self._sessions[number]
+        self._sessions[number] = session, self._structs.fill_stepper(stepper, session, report)
+        return OK
 
     def session_cancel(self, number: int, cancelled: Any) -> int:
         cancelled[0] = self._sessions[number][0].cancel()
@@ -165,12 +158,12 @@ class Halves:
 
     def _adopt(self, session: Any) -> int:
         number = next(self._numbers)
-        self._sessions[number] = session, self._structs.action_reader(session.spec.action_space)
+        self._sessions[number] = session, None
         return number
 
     def _show(self, picture: Any, frame: Any) -> None:
         if frame:
-            self._move(frame, picture, picture.nbytes)
+            self._ffi.memmove(frame, picture, picture.nbytes)
 
 
 class _TooSmall(Exception):
@@ -196,22 +189,26 @@ def _log_unraisable(found: Any) -> None:
 
 def attach(ffi: Any, lib: Any) -> None:
     """Make the calls of the library that `ffi` and `lib` belong to arrive here."""
-    size = lib.DSA_PY_MESSAGE_BYTES
     for name, call in Halves(ffi, lib).calls().items():
-        ffi.def_extern(name=f"dsa_py_{name}", onerror=_unanswered)(_answering(ffi, lib.DSA_PY_ANSWER, size, call))
+        ffi.def_extern(name=f"dsa_py_{name}", onerror=_unanswered)(_answering(ffi, lib.DSA_PY_ANSWER, call))
 
 
-def _answering(ffi: Any, answer: int, size: int, call: Callable[..., int]) -> Callable[..., int]:
+def _answering(ffi: Any, answer: int, call: Callable[..., int]) -> Callable[..., int]:
     def answered(*arguments: Any) -> int:
         try:
             return answer + call(*arguments[:-1])
         except BaseException as error:  # SystemExit too: the process is the host's
-            status, words = _reported(error)
-            text = words.encode(errors="replace")[: size - 1].decode(errors="ignore").encode() + b"\0"  # no half letter
-            ffi.memmove(arguments[-1], text, len(text))
+            status, words = report(error)
+            ffi.memmove(arguments[-1], words + b"\0", len(words) + 1)
             return answer + status
 
     return answered
+
+
+def report(error: BaseException) -> tuple[int, bytes]:
+    """Status and message of an error, as the C half takes them."""
+    status, words = _reported(error)
+    return status, words.encode(errors="replace")[:_MESSAGE_BYTES].decode(errors="ignore").encode()  # no half letter
 
 
 def _unanswered(kind: Any, error: Any, trace: Any) -> None:

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..actions import ActionSpace, Box, Discrete, MultiBinary
 from ..controller import POLICIES, Controller
 from ..errors import BudgetError, SessionError, WorldError
-from ..tick import Tick
 
 if TYPE_CHECKING:
     from ..session import Session
     from ..world import World
 
 UNSET = -1.0
-MOST_STEP_TIMES = 16
 FORMS = ("auto", "op", "plain")
-STOPPED_BY = {"confidence": 1, "budget": 2, "ceiling": 3, "request": 4, "deadline": 5}
-NO_BUDGET_US = 2**64 - 1
 _US = 1000.0  # in a millisecond
-# dsa_tick from `tick` on; x is what the C half fills in.
-_TICK_BEGIN = 8
-_TICK = "QqIidd8xddd8xdddd16x"
-_TICKS = [struct.Struct(f"={_TICK}{steps}d").pack_into for steps in range(MOST_STEP_TIMES + 1)]
 
 
 class Structs:
@@ -126,45 +117,24 @@ class Structs:
         given.description, given.fingerprint = text(spec.description), text(spec.fingerprint)
         return kept
 
-    def fill_tick(self, given: Any, tick: Tick) -> None:
-        """In milliseconds, as they are, and without what the C half knows or can reckon: status, budget, sum, call. By
-        a single call, as this is done for every tick."""
-        latency, threshold = tick.latency_ms, tick.threshold
-        denoise = latency["denoise"]
-        _TICKS[min(len(denoise), MOST_STEP_TIMES)](
-            self._ffi.buffer(given),
-            _TICK_BEGIN,
-            tick.tick,
-            tick.frame_tick,
-            tick.steps,
-            STOPPED_BY[tick.stopped_by],
-            tick.confidence,
-            UNSET if threshold is None else threshold,
-            tick.credit_ms,
-            tick.slack_ms,
-            latency["wait"],
-            latency["abandoned"],
-            latency["decode"],
-            latency["sdk"],
-            latency["total"],
-            *denoise[:MOST_STEP_TIMES],
-        )
-
     def fill_state(self, given: Any, session: Session) -> None:
         """Where a session is."""
         from ..session import ON_MISS
 
         given.tick, given.seed, given.on_miss = session.tick, session.seed, ON_MISS.index(session.on_miss)
 
-    def action_reader(self, space: ActionSpace) -> Callable[[Any], Any] | None:
-        """How a session reads an action at an address; None where it comes as an index."""
+    def fill_stepper(self, given: Any, session: Session, report: Callable[[BaseException], Any]) -> list[Any]:
+        """What a step needs. Returns what the struct points to, to be kept as long as that."""
         import numpy as np
 
-        if isinstance(space, Discrete):
-            return None
-        dtype = np.uint8 if isinstance(space, MultiBinary) else np.float32
-        size = space.width * np.dtype(dtype).itemsize
-        return lambda values: np.frombuffer(self._ffi.buffer(values, size), dtype)
+        kept: list[Any] = [session.step, np.ndarray, report]
+        given.step, given.frames, given.report = (self._ffi.cast("void *", id(each)) for each in kept)
+        space = session.spec.action_space
+        if not isinstance(space, Discrete):
+            action = np.zeros(space.width, np.uint8 if isinstance(space, MultiBinary) else np.float32)
+            given.action, given.values = (self._ffi.cast("void *", each) for each in (id(action), action.ctypes.data))
+            kept.append(action)
+        return kept
 
     def some_action(self, space: ActionSpace) -> Any:
         """An action that the space allows."""

@@ -1,8 +1,12 @@
-/* What bench_capi measures with, linked with either library. Prints series of microseconds: a name, then the values.
+/* What bench_capi measures with, linked with either library. Does what lines on its standard input say, and prints series
+   of microseconds: a name, then the values; at the end of each, "done". First of all it prints how long starting took.
 
-   capi_loop WORLD THREADS calls TICKS               each call beside what the SDK says it took; first back to back, then
-                                                     a millisecond apart, when the frame before has been committed
-   capi_loop WORLD THREADS paced TICKS RATE          a loop at RATE Hz, and one that only sleeps; in turns of a second */
+   capi_loop WORLD THREADS
+     calls TICKS PAUSE     steps without a budget, PAUSE us apart: `call`, from call to return; `overhead`, the part that
+                           the SDK does not say it took
+     native TICKS RATE     a loop that sleeps until the next period: `woke`, how late
+     paced TICKS RATE      a loop that then steps with a budget of a period: `woke`; `ready`, until it has the frame, from
+                           the same moment on; `overhead`; `steps`; `late`, whether the status was another than DSA_OK */
 
 #define _POSIX_C_SOURCE 200809L
 #include <dsa_runtime.h>
@@ -36,11 +40,12 @@ static void sleep_until_us(double us)
     }
 }
 
-static void print(const char *name, const double *values, int count)
+static void print(const char *name, double *values, int count)
 {
     printf("%s", name);
     for (int i = 0; i < count; i++) printf(" %.2f", values[i]);
     printf("\n");
+    free(values);
 }
 
 static double *series(int count)
@@ -66,67 +71,52 @@ static int32_t step(uint64_t budget_us, int number, dsa_tick *tick)
     return status;
 }
 
-static void calls(int ticks, dsa_tick *tick)
+static void calls(int ticks, double pause_us, dsa_tick *tick)
 {
-    double *call = series(ticks), *overhead = series(ticks), *apart = series(ticks), *where = series(ticks);
-    dsa_session_state state;
-    CHECK(dsa_session_state_init(&state, sizeof state));
+    double *call = series(ticks), *overhead = series(ticks);
     for (int i = 0; i < ticks; i++) {
+        if (pause_us > 0) sleep_until_us(now_us() + pause_us);
         double began = now_us();
         step(DSA_BUDGET_NONE, i, tick);
         call[i] = now_us() - began;
         overhead[i] = call[i] - tick->total_us;
     }
-    for (int i = 0; i < ticks; i++) {
-        sleep_until_us(now_us() + 1000);
-        double began = now_us();
-        step(DSA_BUDGET_NONE, i, tick);
-        apart[i] = now_us() - began - tick->total_us;
-        sleep_until_us(now_us() + 1000);
-        began = now_us();
-        CHECK(dsa_session_where(session, &state));
-        where[i] = now_us() - began;
-    }
     print("call", call, ticks);
     print("overhead", overhead, ticks);
-    print("apart", apart, ticks);
-    print("where", where, ticks);
+}
+
+static void native(int ticks, double rate)
+{
+    double *woke = series(ticks), next = now_us();
+    for (int i = 0; i < ticks; i++) {
+        next += 1e6 / rate;
+        sleep_until_us(next);
+        woke[i] = now_us() - next;
+    }
+    print("woke", woke, ticks);
 }
 
 static void paced(int ticks, double rate, dsa_tick *tick)
 {
-    double period = 1e6 / rate;
-    int turn = (int)rate < 1 ? 1 : (int)rate;
-    double *native = series(ticks), *woke = series(ticks), *ready = series(ticks), *overhead = series(ticks);
-    double *steps = series(ticks);
-    int late = 0;
-    for (int done = 0; done < ticks; done += turn) {
-        int count = ticks - done < turn ? ticks - done : turn;
-        double next = now_us();
-        for (int i = done; i < done + count; i++) {
-            next += period;
-            sleep_until_us(next);
-            native[i] = now_us() - next;
-        }
-        next = now_us();
-        for (int i = done; i < done + count; i++) {
-            next += period;
-            if (now_us() > next + 2 * period) next = now_us(); /* never catch up in a burst */
-            sleep_until_us(next);
-            double awake = now_us();
-            woke[i] = awake - next;
-            late += step((uint64_t)period, i, tick) != DSA_OK;
-            ready[i] = now_us() - next;
-            overhead[i] = now_us() - awake - tick->total_us;
-            steps[i] = tick->steps;
-        }
+    double period = 1e6 / rate, next = now_us();
+    double *woke = series(ticks), *ready = series(ticks), *overhead = series(ticks), *steps = series(ticks);
+    double *late = series(ticks);
+    for (int i = 0; i < ticks; i++) {
+        next += period;
+        if (now_us() > next + 2 * period) next = now_us(); /* never catch up in a burst */
+        sleep_until_us(next);
+        double awake = now_us();
+        woke[i] = awake - next;
+        late[i] = step((uint64_t)period, i, tick) != DSA_OK;
+        ready[i] = now_us() - next;
+        overhead[i] = now_us() - awake - tick->total_us;
+        steps[i] = tick->steps;
     }
-    print("native", native, ticks);
     print("woke", woke, ticks);
     print("ready", ready, ticks);
     print("overhead", overhead, ticks);
     print("steps", steps, ticks);
-    printf("late %d\n", late);
+    print("late", late, ticks);
 }
 
 int main(int count, char **arguments)
@@ -135,8 +125,7 @@ int main(int count, char **arguments)
     dsa_world *world;
     dsa_world_config config;
     dsa_tick tick;
-    if (count < 5) return 2;
-    int ticks = atoi(arguments[4]);
+    if (count != 3) return 2;
     CHECK(dsa_world_config_init(&config, sizeof config));
     CHECK(dsa_spec_init(&spec, sizeof spec));
     CHECK(dsa_tick_init(&tick, sizeof tick));
@@ -165,8 +154,17 @@ int main(int count, char **arguments)
     printf("start %.0f %.0f %.0f %.0f %.0f\n", began[1] - began[0], began[2] - began[1], began[3] - began[2],
            began[4] - began[3], began[5] - began[4]);
 
-    if (strcmp(arguments[3], "paced") == 0) paced(ticks, atof(arguments[5]), &tick);
-    else calls(ticks, &tick);
+    fflush(stdout);
+    char what[16];
+    int ticks;
+    double number;
+    while (scanf("%15s %d %lf", what, &ticks, &number) == 3) {
+        if (strcmp(what, "calls") == 0) calls(ticks, number, &tick);
+        else if (strcmp(what, "native") == 0) native(ticks, number);
+        else paced(ticks, number, &tick);
+        printf("done\n");
+        fflush(stdout);
+    }
     CHECK(dsa_runtime_close(runtime));
     return 0;
 }

@@ -16,6 +16,15 @@ from dsa_runtime.capi.build import ToolsMissing, find_compiler
 from tests.capi.library import built
 
 PROGRAMS = Path(__file__).parent / "programs"
+VALGRIND = (
+    "--quiet",
+    "--error-exitcode=9",
+    "--leak-check=full",
+    "--show-leak-kinds=definite",
+    "--errors-for-leak-kinds=definite",
+    "--num-callers=40",
+    f"--suppressions={PROGRAMS.parent / 'valgrind.supp'}",
+)
 WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Werror")
 PATIENCE_S = 1800.0  # valgrind, on a machine that is busy
 
@@ -75,3 +84,12 @@ def attempt(
         timeout=PATIENCE_S,
         env={name: value for name, value in variables.items() if value is not None},
     )
+
+
+def run_in_valgrind(path: Path, *arguments: object, stdin: bytes = b"", **environment: str | None) -> None:
+    """As `run`, with nothing found; skips where there is no valgrind. What is suppressed, and why, stands in
+    valgrind.supp."""
+    valgrind = shutil.which("valgrind")
+    if not valgrind:
+        pytest.skip("no valgrind (Debian: valgrind)")
+    run(Path(valgrind), *VALGRIND, path, *arguments, stdin=stdin, **environment)

@@ -20,11 +20,12 @@ from dsa_runtime.actions import Discrete, MultiBinary
 from dsa_runtime.arguments import check_budget, check_count, check_seed, check_steps
 from dsa_runtime.capi.build import build, declarations
 from dsa_runtime.capi.embedded import STATUS_OF
-from dsa_runtime.capi.structs import STOPPED_BY, Structs
+from dsa_runtime.capi.structs import Structs
 from dsa_runtime.session import ON_MISS
 from dsa_runtime.tick import LatencyMs
 
 STATUSES = ("ok", "late", "repeated", "skipped")
+STOPPED_BY = {1: "confidence", 2: "budget", 3: "ceiling", 4: "request", 5: "deadline"}
 E_HANDLE, E_BUSY = -4, -12
 NO_BUDGET_US = 2**64 - 1
 ERRORS = {status: kind for kind, status in STATUS_OF.items()} | {E_HANDLE: SessionError, E_BUSY: SessionError}
@@ -168,7 +169,7 @@ class CSession:
             steps=tick.steps,
             confidence=tick.confidence,
             threshold=None if tick.threshold < 0 else tick.threshold,
-            stopped_by={number: name for name, number in STOPPED_BY.items()}[tick.stopped_by],  # type: ignore[arg-type]
+            stopped_by=STOPPED_BY[tick.stopped_by],  # type: ignore[arg-type]
             budget_ms=math.inf if endless else tick.budget_us / 1000,
             credit_ms=tick.credit_us / 1000,
             slack_ms=math.inf if endless else tick.slack_us / 1000,

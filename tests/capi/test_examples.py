@@ -50,7 +50,7 @@ def side(request: pytest.FixtureRequest, tiny_package: Path) -> Iterator[Side]:
 @pytest.fixture(scope="module")
 def examples(side: Side, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of all but the game, which needs SDL."""
-    folder = tmp_path_factory.mktemp("examples")
+    folder = tmp_path_factory.mktemp("examples") / "build"
     client.make(folder, "examples", LIBRARY=side.path)
     return folder
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,24 @@ def test_a_python_half_that_cannot_even_answer(
     assert (pixels == 77).all()
     assert capfd.readouterr() == ("", "")
     assert session.step(1).tick == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({}, "AttributeError: "),
+        ({"status": "new"}, "ValueError: status: unknown: 'new'"),
+        ({"status": "ok", "pixels": b"picture"}, "TypeError: pixels: no array"),
+    ],
+)
+def test_a_tick_that_is_none(
+    session: CSession, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], words: str
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "_step", lambda *_: SimpleNamespace(**fields))
+        found, message, pixels = status_of_a_step(session)
+    assert (found, message[: len(words)]) == (E_INTERNAL, words)
+    assert (pixels == 77).all()
 
 
 @pytest.mark.parametrize("answer", [None, "ok", 2**40, -(2**31), 0x44534100])

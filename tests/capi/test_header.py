@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -13,11 +14,12 @@ from dsa_runtime import errors
 from dsa_runtime.capi.build import NAME, version
 from dsa_runtime.capi.embedded import STATUS_OF
 from dsa_runtime.capi.sources import HEADER, sources_folder
-from dsa_runtime.capi.structs import FORMS, MOST_STEP_TIMES, NO_BUDGET_US, STOPPED_BY
+from dsa_runtime.capi.structs import FORMS
 from dsa_runtime.controller import POLICIES
 from dsa_runtime.session import ON_MISS
+from dsa_runtime.tick import Status, StoppedBy
 from tests.capi.conftest import WARNINGS, compile_program, run
-from tests.capi.library import E_BUSY, E_HANDLE, Library
+from tests.capi.library import E_BUSY, E_HANDLE, NO_BUDGET_US, STATUSES, STOPPED_BY, Library
 
 STANDARDS = {"c99": "c", "c11": "c", "c17": "c", "c++17": "c++", "c++20": "c++"}
 SIZES = """
@@ -100,9 +102,9 @@ def test_both_halves_mean_the_same_by_a_number() -> None:
     for kind in kinds & set(STATUS_OF):
         assert STATUS_OF[kind] == named[f"DSA_E_{kind.__name__.removesuffix('Error').upper()}"]
     assert (named["DSA_E_HANDLE"], named["DSA_E_BUSY"]) == (E_HANDLE, E_BUSY)
-    assert {name: named[f"DSA_STOPPED_{name.upper()}"] for name in STOPPED_BY} == STOPPED_BY
+    assert {named[f"DSA_STOPPED_{name.upper()}"]: name for name in get_args(StoppedBy)} == STOPPED_BY
+    assert [named[f"DSA_{name.upper()}"] for name in get_args(Status)] == [STATUSES.index(name) for name in STATUSES]
     assert [named[f"DSA_POLICY_{name.upper()}"] for name in POLICIES] == [0, 1, 2]
     assert [named[f"DSA_FORM_{name.upper()}"] for name in FORMS] == [0, 1, 2]
     assert [named[f"DSA_ON_MISS_{name.replace('raise', 'error').upper()}"] for name in ON_MISS] == [0, 1, 2]
-    assert named["DSA_MOST_STEP_TIMES"] == MOST_STEP_TIMES
     assert f"UINT64_C({NO_BUDGET_US:#x})" in (sources_folder() / HEADER).read_text()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 
 from dsa_runtime.capi.build import BuildError
-from tests.capi.conftest import PROGRAMS, attempt, compile_program
+from tests.capi.conftest import PROGRAMS, attempt, compile_program, run_in_valgrind
 from tests.capi.library import built
 
 HERE = Path(__file__).parent
@@ -66,18 +65,5 @@ def test_a_sanitizer_would_notice(tiny_package: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["misuse", "play", "threads"])
 def test_valgrind(program: Callable[[str], Path], tiny_package: Path, tmp_path: Path, name: str) -> None:
-    valgrind = shutil.which("valgrind")
-    if not valgrind:
-        pytest.skip("no valgrind")
-    options = [
-        "--quiet",
-        "--error-exitcode=9",
-        "--leak-check=full",
-        "--show-leak-kinds=definite",
-        "--errors-for-leak-kinds=definite",
-        "--num-callers=40",
-        f"--suppressions={HERE / 'valgrind.supp'}",
-    ]
-    given = [*options, program(name), *arguments(name, tiny_package, tmp_path)]
-    done = attempt(Path(valgrind), *given, stdin=ACTIONS.tobytes(), PYTHONMALLOC="malloc")
-    assert (done.returncode, done.stderr) == (0, b""), done.stderr.decode(errors="replace")
+    given = arguments(name, tiny_package, tmp_path)
+    run_in_valgrind(program(name), *given, stdin=ACTIONS.tobytes(), PYTHONMALLOC="malloc")

@@ -174,6 +174,9 @@ void place_lose(struct session *session, bool is_held, const char *why);
 /* A draining server gives the session back. Any thread. */
 void place_hand_over(struct session *session, struct reply *reply);
 void place_leave(struct session *session);
+
+/* search.c. DSA_OK: the session has a place. NOT_YET. Otherwise it has none, for now. */
+int32_t place_find(struct session *session, double until);
 /* False: the system has none. */
 bool random_number(uint64_t *number);
 
@@ -188,12 +191,19 @@ struct session *session_new(struct world *world, dsa_world *world_handle, const 
                             const dsa_controller *controller);
 void session_free(struct session *session);
 int32_t session_enter(dsa_session *handle, struct session **session);
-/* Wait for the step that went on after its call. */
-int32_t settle(struct session *session);
+/* ... and wait for a step that went on. On an error the caller is outside. */
+int32_t session_enter_settled(dsa_session *handle, struct session **session);
+/* Do a job that has time. As `place_do`, without NOT_YET. */
+int32_t session_ask(struct session *session, job_build build, const void *with, bool is_move);
+/* Ask for nothing: finds the first place. */
+int32_t session_ping(struct session *session);
 /* Copy the picture of session->reply; frame may be NULL. DSA_E_GONE if it is not there. */
 int32_t take_frame(struct session *session, int64_t frame_tick, uint8_t *frame);
-int32_t check_frame(const struct session *session, const uint8_t *frame, size_t bytes);
-/* Ask for a snapshot, into the journal. */
+
+/* step.c. Wait for the step that went on after its call. */
+int32_t settle(struct session *session);
+
+/* snapshots.c. Ask for one, into the journal: now, or so that a later call finds it. */
 int32_t checkpoint_now(struct session *session);
 void checkpoint_post(struct session *session);
 

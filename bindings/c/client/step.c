@@ -158,21 +158,20 @@ static double deadline_of(const struct session *session, double started, uint64_
     return started + (double)budget_us + 2 * fmax(session->way_us, LEAST_WAY_US);
 }
 
-static int32_t run(struct session *session, uint64_t asked_us, double started, uint8_t *frame, dsa_tick *tick,
-                   const void *action, uint32_t steps)
+static int32_t run(struct session *session, const struct dsa_step *step, dsa_tick *tick)
 {
     const dsa_spec *spec = &session->world->spec;
-    uint64_t budget_us = asked_us == DSA_BUDGET_PERIOD ? spec->period_us : asked_us;
-    double until = deadline_of(session, started, budget_us, steps);
+    uint64_t budget_us = step->budget_us == DSA_BUDGET_PERIOD ? spec->period_us : step->budget_us;
+    double started = step->called_us, until = deadline_of(session, started, budget_us, step->steps);
     struct wish *wish = &session->wish;
-    uint64_t left_us = asked_us;
+    uint64_t left_us = step->budget_us;
     if (session->is_late) {
         int32_t status = finish_late(session, until, LATE_STEP);
         if (status == NOT_YET) {
             if (take_stop(session)) {
                 return dsa_fail(DSA_E_CANCELLED, "the call was cancelled while it waited for the tick before");
             }
-            answer_stale(session, DSA_SKIPPED, started, budget_us, frame, tick);
+            answer_stale(session, DSA_SKIPPED, started, budget_us, step->frame, tick);
             return DSA_SKIPPED;
         }
         if (status < 0) {
@@ -181,8 +180,8 @@ static int32_t run(struct session *session, uint64_t asked_us, double started, u
         double left = budget_us == DSA_BUDGET_NONE ? INFINITY : (double)budget_us - (dsa_now_us() - started);
         left_us = isinf(left) ? DSA_BUDGET_NONE : left < 1 ? 1 : (uint64_t)left;
     }
-    memcpy(wish->action, action, spec->action_bytes);
-    *wish = (struct wish){.action = wish->action, .steps = steps, .budget_us = budget_us, .left_us = left_us};
+    memcpy(wish->action, step->action, spec->action_bytes);
+    *wish = (struct wish){.action = wish->action, .steps = step->steps, .budget_us = budget_us, .left_us = left_us};
     session->step.build = build_step;
     session->step.is_built = session->was_recovered = false;
     int32_t status = place_do(session, &session->step, until, THIS_STEP);
@@ -192,13 +191,13 @@ static int32_t run(struct session *session, uint64_t asked_us, double started, u
             return dsa_fail(DSA_E_CANCELLED, "the call was cancelled while it looked for the server");
         }
         /* Sent or not: it goes on, and the next call waits for it. */
-        answer_stale(session, DSA_REPEATED, started, budget_us, frame, tick);
+        answer_stale(session, DSA_REPEATED, started, budget_us, step->frame, tick);
         session->is_late = true;
         atomic_store(&session->tick, session->confirmed + 1);
         return DSA_REPEATED;
     }
     if (status == DSA_OK) {
-        status = finish(session, frame, tick);
+        status = finish(session, step->frame, tick);
     }
     if (status < 0) {
         return status;
@@ -217,74 +216,50 @@ static int32_t run(struct session *session, uint64_t asked_us, double started, u
     return tick->status;
 }
 
-static int32_t step(dsa_session *handle, const void *action, size_t action_bytes, uint64_t budget_us, uint32_t steps,
-                    uint8_t *frame, size_t frame_bytes, dsa_tick *tick)
+int32_t dsa_step_run(dsa_session *handle, const struct dsa_step *step)
 {
-    double started = dsa_now_us();
     struct session *session = NULL;
     int32_t status = session_enter(handle, &session);
     if (status < 0) {
         return status;
     }
     const dsa_spec *spec = &session->world->spec;
-    if (action == NULL || action_bytes != spec->action_bytes) {
-        status = action == NULL ? dsa_fail(DSA_E_ARGUMENT, "action: NULL")
-                                : dsa_fail(DSA_E_ACTION, "action_bytes: expected %zu, got %zu", spec->action_bytes,
-                                           action_bytes);
-    }
-    status = status == DSA_OK && tick != NULL ? DSA_CHECK_OUTPUT(dsa_tick, tick) : status;
-    status = status == DSA_OK ? check_frame(session, frame, frame_bytes) : status;
-    status = status == DSA_OK ? check_action(spec, action) : status;
+    status = dsa_step_check(step, spec->action_bytes, spec->frame_bytes);
+    status = status == DSA_OK ? check_action(spec, step->action) : status;
     if (status == DSA_OK) {
-        dsa_tick ours;
-        status = run(session, budget_us, started, frame, &ours, action, steps);
+        dsa_tick tick;
+        status = run(session, step, &tick);
         take_stop(session);
-        if (status >= 0 && tick != NULL) {
-            ours.call_us = dsa_now_us() - started;
-            dsa_copy_out(tick, &ours, sizeof ours);
+        if (status >= 0) {
+            dsa_step_answer(step, &tick);
         }
     }
     dsa_leave(handle);
     return status;
 }
 
-DSA_API int32_t dsa_session_step(dsa_session *session, const void *action, size_t action_bytes, uint64_t budget_us,
-                                 uint8_t *frame, size_t frame_bytes, dsa_tick *tick)
-{
-    return step(session, action, action_bytes, budget_us, 0, frame, frame_bytes, tick);
-}
-
-DSA_API int32_t dsa_session_step_exactly(dsa_session *session, const void *action, size_t action_bytes, uint32_t steps,
-                                         uint64_t budget_us, uint8_t *frame, size_t frame_bytes, dsa_tick *tick)
-{
-    if (steps == 0) {
-        return dsa_fail(DSA_E_BUDGET, "steps: must be at least 1, got 0");
-    }
-    return step(session, action, action_bytes, budget_us, steps, frame, frame_bytes, tick);
-}
-
 DSA_API int32_t dsa_session_cancel(dsa_session *handle, int32_t *cancelled)
 {
     void *data;
-    int32_t status = dsa_enter_beside(handle, DSA_KIND_SESSION, &data);
-    if (status < 0) {
-        return status;
-    }
-    struct session *session = data;
-    pthread_mutex_lock(&session->lock);
-    enum phase phase = session->phase;
-    uint64_t epoch = session->epoch, sid = session->sid, asked_id = session->asked_id;
-    bool was_stopped = phase == WAITING;
-    if (was_stopped) {
-        atomic_store(&session->stop, true);
-    }
-    pthread_mutex_unlock(&session->lock);
-    if (phase == ASKING) {
-        was_stopped = control_cancel(session->runtime, epoch, sid, asked_id);
+    bool was_stopped = false;
+    int32_t status = dsa_enter_to_stop(handle, DSA_KIND_SESSION, &data);
+    if (status == DSA_OK) {
+        struct session *session = data;
+        pthread_mutex_lock(&session->lock);
+        enum phase phase = session->phase;
+        uint64_t epoch = session->epoch, sid = session->sid, asked_id = session->asked_id;
+        was_stopped = phase == WAITING;
+        if (was_stopped) {
+            atomic_store(&session->stop, true);
+        }
+        pthread_mutex_unlock(&session->lock);
+        if (phase == ASKING) {
+            was_stopped = control_cancel(session->runtime, epoch, sid, asked_id);
+        }
+        dsa_leave_beside(handle);
     }
     if (cancelled != NULL) {
         *cancelled = was_stopped;
     }
-    dsa_leave_beside(handle);
-    return DSA_OK;
+    return status;
 }

@@ -14,6 +14,9 @@ enum { DSA_MESSAGE_BYTES = 1024 };
 /* Remember a message for dsa_last_error of this thread; returns status. */
 __attribute__((format(printf, 2, 3))) int32_t dsa_fail(int32_t status, const char *format, ...);
 
+/* Microseconds of a clock that only goes forward. */
+double dsa_now_us(void);
+
 /* ---- Structs ---- */
 
 /* DSA_OK, or DSA_E_STRUCT: `bytes` (the struct_size of what a caller gave) is less than the first version had
@@ -48,8 +51,10 @@ void *dsa_handle_new(enum dsa_kind kind, void *parent, void *data);
 int32_t dsa_enter(void *handle, enum dsa_kind kind, void **data);
 void dsa_leave(void *handle);
 
-/* Come in beside the one thread of a session: to cancel it. */
+/* Come in beside the one thread of a session. */
 int32_t dsa_enter_beside(void *handle, enum dsa_kind kind, void **data);
+/* ... to stop that thread's call: while a close waits for it, too. */
+int32_t dsa_enter_to_stop(void *handle, enum dsa_kind kind, void **data);
 void dsa_leave_beside(void *handle);
 
 /* Close a handle and those below it. From now on nobody comes in; those who are in are waited for; then `end` is
@@ -64,7 +69,29 @@ void dsa_handles_visit(enum dsa_kind kind, void (*visit)(void *data, void *with)
 void dsa_notice_forks(void);
 bool dsa_is_forked(void);
 
-/* Microseconds of a clock that only goes forward. */
-double dsa_now_us(void);
+/* ---- Steps ---- */
+
+/* What dsa_session_step or dsa_session_step_exactly was called with. */
+struct dsa_step {
+    const void *action;
+    size_t action_bytes;
+    uint64_t budget_us;
+    uint32_t steps; /* 0: the controller's choice */
+    uint8_t *frame;
+    size_t frame_bytes;
+    dsa_tick *tick;
+    double called_us;
+};
+
+/* Each library's own: the step, however it is made. */
+int32_t dsa_step_run(dsa_session *session, const struct dsa_step *step);
+
+/* Whether its buffers fit a world whose actions and frames have so many bytes. */
+int32_t dsa_step_check(const struct dsa_step *step, size_t action_bytes, size_t frame_bytes);
+/* Tell the caller what the tick came to, if that is wanted. Sets its call_us. */
+void dsa_step_answer(const struct dsa_step *step, dsa_tick *tick);
+
+/* DSA_OK if a frame of `needed` bytes fits, or is not wanted. */
+int32_t dsa_check_frame(const uint8_t *frame, size_t frame_bytes, size_t needed);
 
 #endif

@@ -74,7 +74,9 @@ static int32_t no_such(enum dsa_kind kind, void *handle)
     return dsa_fail(DSA_E_HANDLE, "the %s is closed, or is none", KINDS[kind]);
 }
 
-static int32_t enter(void *handle, enum dsa_kind kind, uint64_t as, bool alone, void **data)
+enum terms { TOGETHER, ALONE, TO_STOP };
+
+static int32_t enter(void *handle, enum dsa_kind kind, uint64_t as, enum terms terms, void **data)
 {
     if (dsa_is_forked()) {
         return dsa_fail(DSA_E_FORKED, "this process was forked after dsa_runtime_open; open it after forking instead");
@@ -86,10 +88,13 @@ static int32_t enter(void *handle, enum dsa_kind kind, uint64_t as, bool alone, 
     uint64_t generation = (uintptr_t)handle >> INDEX_BITS;
     uint64_t word = atomic_load(&entry->word);
     do {
-        if (generation_of(word) != generation || (word & CLOSING)) {
+        bool is_used = word & (BESIDE - 1);
+        /* Somebody who is in keeps what is being closed alive. */
+        bool is_over = (word & CLOSING) && !(terms == TO_STOP && is_used);
+        if (generation_of(word) != generation || is_over) {
             return no_such(kind, handle);
         }
-        if (alone && (word & (BESIDE - 1))) {
+        if (terms == ALONE && is_used) {
             return dsa_fail(DSA_E_BUSY, "the %s is in use by another thread", KINDS[kind]);
         }
     } while (!atomic_compare_exchange_weak(&entry->word, &word, word + as));
@@ -110,14 +115,19 @@ static void leave(void *handle, uint64_t as)
 
 int32_t dsa_enter(void *handle, enum dsa_kind kind, void **data)
 {
-    return enter(handle, kind, INSIDE, kind == DSA_KIND_SESSION, data);
+    return enter(handle, kind, INSIDE, kind == DSA_KIND_SESSION ? ALONE : TOGETHER, data);
 }
 
 void dsa_leave(void *handle) { leave(handle, INSIDE); }
 
 int32_t dsa_enter_beside(void *handle, enum dsa_kind kind, void **data)
 {
-    return enter(handle, kind, BESIDE, false, data);
+    return enter(handle, kind, BESIDE, TOGETHER, data);
+}
+
+int32_t dsa_enter_to_stop(void *handle, enum dsa_kind kind, void **data)
+{
+    return enter(handle, kind, BESIDE, TO_STOP, data);
 }
 
 void dsa_leave_beside(void *handle) { leave(handle, BESIDE); }

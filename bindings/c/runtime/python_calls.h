@@ -5,8 +5,18 @@
    Python could not even answer, is taken for success. Its words go to `message`, char[DSA_PY_MESSAGE_BYTES].
    Configurations are complete, never NULL; sizes have been checked. */
 
-enum { DSA_PY_ANSWER = 0x44534100, DSA_PY_MESSAGE_BYTES = 1024 };
+enum { DSA_PY_ANSWER = 0x44534100, DSA_PY_MOST_STATUS = 127, DSA_PY_MESSAGE_BYTES = 1024 };
 
+typedef struct dsa_py_stepper {
+    void *step;   /* PyObject *: the session's `step` */
+    void *action; /* PyObject *: an array that is given to it; NULL: the action is an integer */
+    void *values; /* ... and where its values are */
+    void *frames; /* PyTypeObject *: of the array that a picture is */
+    void *report; /* PyObject *: called with an exception, returns a status and words as bytes */
+} dsa_py_stepper;
+
+/* From its first call on, Python knows a thread until it ends. */
+int32_t dsa_py_thread_meet(char *message);
 int32_t dsa_py_runtime_open(int32_t log_level, char *message);
 int32_t dsa_py_world_open(const dsa_world_config *config, uint64_t *id, dsa_spec *spec, char *message);
 int32_t dsa_py_world_close(uint64_t id, char *message);
@@ -14,10 +24,8 @@ int32_t dsa_py_session_open(uint64_t world, const dsa_session_config *config, co
                             uint64_t *id, char *message);
 int32_t dsa_py_session_close(uint64_t id, char *message);
 int32_t dsa_py_session_prepare(uint64_t id, char *message);
-/* steps 0: the controller's choice. A Discrete action is `index`, others are at `values`. frame, tick may be NULL.
-   Times in `tick` are milliseconds; status, budget_us, denoise_sum_us, queue_us, call_us are left to the C half. */
-int32_t dsa_py_session_step(uint64_t id, int32_t index, const void *values, uint64_t budget_us, uint32_t steps,
-                            uint8_t *frame, dsa_tick *tick, char *message);
+/* Steps do not come this way: the C half calls what this tells it of, the session's until that is closed. */
+int32_t dsa_py_session_stepper(uint64_t id, dsa_py_stepper *stepper, char *message);
 int32_t dsa_py_session_cancel(uint64_t id, int32_t *cancelled, char *message);
 int32_t dsa_py_session_reset(uint64_t id, uint64_t seed, uint8_t *frame, char *message);
 int32_t dsa_py_session_rewind(uint64_t id, uint32_t ticks, uint8_t *frame, char *message);

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "host.h"
+#include "python_error.h"
 
 #ifndef DSA_BUILT_BY
 #error "DSA_BUILT_BY: path of the Python that builds the library"
@@ -189,17 +190,13 @@ static int32_t initialize(void)
 /* The pending exception as DSA_E_START, cleared. */
 static int32_t import_failed(const char *module)
 {
-    PyObject *type, *value, *trace;
-    PyErr_Fetch(&type, &value, &trace);
-    PyErr_NormalizeException(&type, &value, &trace);
-    PyObject *text = value == NULL ? NULL : PyObject_Str(value);
+    PyObject *error = take_error();
+    PyObject *text = error == NULL ? NULL : PyObject_Str(error);
     const char *words = text == NULL ? NULL : PyUnicode_AsUTF8(text);
     dsa_fail(DSA_E_START, "%s: %s; is dsa-runtime installed there? (%s -m pip install dsa-runtime)", module,
              words == NULL ? "cannot be imported" : words, environment[0] == '\0' ? "python" : environment);
     Py_XDECREF(text);
-    Py_XDECREF(type);
-    Py_XDECREF(value);
-    Py_XDECREF(trace);
+    Py_XDECREF(error);
     PyErr_Clear();
     return DSA_E_START;
 }
@@ -232,7 +229,7 @@ static int32_t import_package(void)
                         "library again: %s -m dsa_runtime.capi build",
                         environment[0] == '\0' ? "python" : environment);
     }
-    return DSA_OK;
+    return dsa_step_start() ? DSA_OK : import_failed("dsa_runtime");
 }
 
 static int32_t start(const char *python)
