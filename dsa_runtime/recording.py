@@ -11,17 +11,59 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from . import strict_json
 from .errors import RecordingError, WorldError
 from .spec import WorldSpec
+from .tick import Status, StoppedBy, Tick
 
 FORMAT = "dsa-recording"
 FORMAT_VERSION = 1
 _DIGEST = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True)
+class Played:
+    """What a replay cannot find out again: how the tick fared against its budget and the clock. Fields as in `Tick`."""
+
+    status: str
+    stopped_by: str
+    confidence: float
+    credit_ms: float
+    wait_ms: float
+    denoise_ms: tuple[float, ...]
+    abandoned_ms: float
+    decode_ms: float
+    sdk_ms: float
+    total_ms: float
+    budget_ms: float = math.inf
+    """Absent from the file if there was none: JSON knows no infinity."""
+
+    def __post_init__(self) -> None:
+        for name, known in (("status", get_args(Status)), ("stopped_by", get_args(StoppedBy))):
+            value = getattr(self, name)
+            _check(value in known, name, f"expected one of {', '.join(known)}, got {_short(value)}")
+
+    @classmethod
+    def of(cls, tick: Tick) -> Played:
+        """What a tick's reply says about that."""
+        latency = tick.latency_ms
+        return cls(
+            status=tick.status,
+            stopped_by=tick.stopped_by,
+            confidence=tick.confidence,
+            credit_ms=tick.credit_ms,
+            wait_ms=latency["wait"],
+            denoise_ms=tuple(latency["denoise"]),
+            abandoned_ms=latency["abandoned"],
+            decode_ms=latency["decode"],
+            sdk_ms=latency["sdk"],
+            total_ms=latency["total"],
+            budget_ms=tick.budget_ms,
+        )
 
 
 @dataclass(frozen=True)
@@ -33,6 +75,8 @@ class Decision:
     threshold: float | None
     digest: str
     """Of the pixels, see `digest`."""
+    played: Played | None = None
+    """As it was measured when it was played; None where nobody kept that (`dsa record` does)."""
 
 
 @dataclass
@@ -75,7 +119,7 @@ class Recording:
             "snapshot": None if self.snapshot is None else base64.b64encode(self.snapshot).decode(),
         }
         fields = [f'"{name}": {_compact(value)}' for name, value in head.items()]
-        lines = ",\n".join(_compact(vars(entry) | {"action": _plain(entry.action)}) for entry in self.decisions)
+        lines = ",\n".join(_compact(_fields(entry)) for entry in self.decisions)
         target = Path(path)
         partial = target.with_name(target.name + ".partial")
         try:
@@ -109,6 +153,7 @@ class _Entry:
     steps: int
     threshold: Any
     digest: str
+    played: Any = None
 
     def __post_init__(self) -> None:
         values = self.action if isinstance(self.action, list) else [self.action]
@@ -154,12 +199,37 @@ def _decode(document: dict[str, Any], where: str) -> Recording:
     except (binascii.Error, ValueError) as error:
         raise WorldError(f"{where}.snapshot: not base64: {error}") from None
     decisions = [
-        Decision(entry.action, entry.steps, None if entry.threshold is None else float(entry.threshold), entry.digest)
-        for entry in read.decisions
+        Decision(
+            entry.action,
+            entry.steps,
+            None if entry.threshold is None else float(entry.threshold),
+            entry.digest,
+            _played(entry, f"{where}.decisions[{index}].played"),
+        )
+        for index, entry in enumerate(read.decisions)
     ]
     return Recording(
         read.world, read.version, read.fingerprint, read.form, read.seed, read.first_tick, snapshot, decisions
     )
+
+
+def _played(entry: _Entry, where: str) -> Played | None:
+    if entry.played is None:
+        return None
+    played = strict_json.decode(Played, entry.played, where)
+    count = len(played.denoise_ms)
+    _check(count == entry.steps, f"{where}.denoise_ms", f"expected a value per step: {entry.steps}, got {count}")
+    return played
+
+
+def _fields(entry: Decision) -> dict[str, Any]:
+    """A decision as the file has it: without what is not known."""
+    fields = vars(entry) | {"action": _plain(entry.action), "played": strict_json.encode(entry.played)}
+    if entry.played is None:
+        del fields["played"]
+    elif math.isinf(entry.played.budget_ms):
+        del fields["played"]["budget_ms"]
+    return fields
 
 
 def _plain(action: Any) -> Any:

@@ -12,6 +12,7 @@ from .recording import Recording, digest
 from .tick import Tick
 
 if TYPE_CHECKING:
+    from .session import Session
     from .world import World
 
 
@@ -34,8 +35,15 @@ def verify_replay(world: World, recording: Recording) -> int:
     return sum(1 for _ in replay(world, recording, verify=True))
 
 
-def _replay(world: World, recording: Recording, verify: bool) -> Iterator[Tick]:
-    with world.session(recording.seed) as session:
+def start(world: World, recording: Recording) -> Session:
+    """A session where the recording begins, for the caller to close. Raises `RecordingError` if it does not fit."""
+    _check(world, recording)
+    return _start(world, recording)
+
+
+def _start(world: World, recording: Recording) -> Session:
+    session = world.session(recording.seed)
+    try:
         if recording.snapshot is not None:
             try:
                 session.restore(recording.snapshot)
@@ -46,6 +54,14 @@ def _replay(world: World, recording: Recording, verify: bool) -> Iterator[Tick]:
                     f"snapshot: of seed {session.seed} at tick {session.tick}, but the recording says "
                     f"seed {recording.seed} and first_tick {recording.first_tick}; it was changed"
                 )
+    except BaseException:
+        session.close()
+        raise
+    return session
+
+
+def _replay(world: World, recording: Recording, verify: bool) -> Iterator[Tick]:
+    with _start(world, recording) as session:
         for decision in recording.decisions:
             tick = session.step(decision.action, math.inf, steps=decision.steps)
             if verify and (drawn := digest(tick.pixels)) != decision.digest:

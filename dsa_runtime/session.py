@@ -35,7 +35,7 @@ from .tick import Tick
 
 OnMiss = Literal["best_effort", "repeat", "raise"]
 ON_MISS = ("best_effort", "repeat", "raise")
-_YIELD_S = 2e-4  # long enough for a caller in C to be out of its call; giving up the GIL would wake the worker, at its cost
+_YIELD_S = 2e-4  # so long that a caller in C is out of its call; else it wakes the worker by giving up the GIL
 _INTERRUPT_MS = 0.3  # from asking a step to end until the worker goes on; ONNX Runtime takes 0.1 to 0.2 of it
 
 

@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> Result:
     steps = 0
     # Bit for bit needs the recorded form; for looking at it any will do.
     form = recording.form if options.verify else "auto"
-    with load_world(options.world or _bundled(recording), threads=options.threads, form=form) as world:
+    with load_world(options.world or bundled_world(recording), threads=options.threads, form=form) as world:
         started = time.perf_counter()
         for tick in replay(world, recording, verify=options.verify):
             steps += tick.steps
@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> Result:
     return Result(document, _text(document))
 
 
-def _bundled(recording: Recording) -> str:
+def bundled_world(recording: Recording) -> str:
     """The recording's world, if it is a bundled one. A file must not say which package is loaded."""
     from ..package import bundled_worlds
 

@@ -242,7 +242,7 @@ def test_arguments_out_of_range(
 
 
 def test_an_unknown_command(dsa: Run) -> None:
-    fails(dsa("play"), "play", "--help")
+    fails(dsa("frobnicate"), "frobnicate", "--help")
 
 
 def test_an_output_folder_that_cannot_be_made(dsa: Run, tiny_package: Path, tmp_path: Path) -> None:
