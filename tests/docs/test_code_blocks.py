@@ -31,7 +31,7 @@ _COMPILERS = {
     "cpp": ("g++", "-std=c++17 -Wall -Werror -fsyntax-only -x c++ -I {root}/bindings/c {file}"),
     "csharp": ("mcs", "-target:library -out:{folder}/out.dll {file} {root}/bindings/wire/csharp/DsaClient.cs"),
     "javascript": ("node", "--check {file}"),
-    "rust": ("rustfmt", "--check --edition 2021 {file}"),
+    "rust": ("rustfmt", "--emit stdout --edition 2021 {file}"),
 }
 _SUFFIXES = {"c": ".c", "cpp": ".cpp", "csharp": ".cs", "javascript": ".js", "rust": ".rs"}
 
