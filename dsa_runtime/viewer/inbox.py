@@ -28,6 +28,10 @@ class Inbox:
             raise ServingError(f"{type(command).__name__}: {_MOST} commands wait already; ask more slowly")
         self._commands.put(command)
 
+    def tell(self, command: Command) -> None:
+        """As `put`, for what the server itself has to say: it is never refused."""
+        self._commands.put(command)
+
     def end(self) -> None:
         """Let the thread end."""
         self.ended = True

@@ -49,6 +49,11 @@ class Loop:
     def start(self) -> None:
         self._thread.start()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the thread has ended."""
+        return self._thread.ident is not None and not self._thread.is_alive()
+
     def end(self) -> None:
         """Idempotent; does not wait."""
         self._inbox.end()

@@ -54,13 +54,16 @@ class Tabs:
         Raises `BusyError` if as many tabs as are allowed are connected.
         """
         tab = self._tabs.get(name)
+        if tab is not None and tab.loop.is_over:  # it could not be opened; perhaps it can now
+            self._close(name)
+            tab = None
         if tab is None:
             tab = self._open(name)
         if tab.hang_up is not None:
             tab.hang_up()
         tab.hang_up = hang_up
         tab.out.attach(ring)
-        tab.inbox.put(Here())
+        tab.inbox.tell(Here())
         return tab
 
     def detach(self, tab: Tab, hang_up: Hang) -> None:
@@ -68,7 +71,7 @@ class Tabs:
         if tab.hang_up is hang_up:
             tab.hang_up, tab.left_s = None, self._clock_s()
             tab.out.attach(None)
-            tab.inbox.put(Away())
+            tab.inbox.tell(Away())
 
     def look_around(self) -> None:
         """Close tabs that have been gone for long."""

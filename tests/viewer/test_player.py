@@ -328,3 +328,24 @@ def test_tabs_are_bounded_come_back_and_are_closed_when_nobody_returns() -> None
     tabs.end()
     tabs.join()
     assert all(opened.acquire(timeout=30) for _ in range(3))
+
+
+def test_a_tab_that_could_not_be_opened_is_tried_again() -> None:
+    tries = 0
+
+    def make(inbox: Inbox, out: Outbox) -> Idle:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise SessionError("no room")
+        return Idle()
+
+    tabs, none = Tabs(make, 1, 60.0), lambda: None
+    first = tabs.attach("one", none, none)
+    first.loop.join(60)
+    assert json.loads(first.out.take()[0])["text"] == "no room"
+    second = tabs.attach("one", none, none)
+    assert second is not first and not second.loop.is_over
+    tabs.end()
+    tabs.join()
+    assert second.loop.is_over and tries == 2
