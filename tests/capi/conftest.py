@@ -54,6 +54,16 @@ def program(prefix: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[
     return compiled
 
 
+def need_sanitizer(folder: Path, flags: tuple[str, ...]) -> None:
+    """Skip where the compiler cannot link even an empty program with these flags."""
+    probe = folder / "probe.c"
+    probe.write_text("int main(void) { return 0; }\n")
+    command = [*shlex.split(find_compiler()), *flags, str(probe), "-o", str(folder / "probe")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"the compiler has no such sanitizer: {done.stderr.strip().splitlines()[-1]}")
+
+
 def compile_program(source: Path, path: Path, prefix: Path, *flags: str, standard: str = "c11") -> Path:
     """A program that is linked with the library in `prefix`; warnings are errors."""
     compiler = shlex.split(find_compiler()) if source.suffix == ".c" else [shutil.which("c++") or "g++"]

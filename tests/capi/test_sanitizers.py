@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dsa_runtime.capi.build import BuildError
-from tests.capi.conftest import PROGRAMS, attempt, compile_program, run_in_valgrind
+from tests.capi.conftest import PROGRAMS, attempt, compile_program, need_sanitizer, run_in_valgrind
 from tests.capi.library import built
 
 HERE = Path(__file__).parent
@@ -31,10 +30,8 @@ def arguments(name: str, package: Path, folder: Path) -> list[object]:
 
 
 def check_program(name: str, flags: tuple[str, ...], package: Path, folder: Path) -> None:
-    try:
-        prefix = built(flags)
-    except BuildError as error:
-        pytest.skip(f"the sanitizer is not there: {str(error).splitlines()[-1]}")
+    need_sanitizer(folder, flags)
+    prefix = built(flags)
     path = compile_program(PROGRAMS / f"{name}.c", folder / name, prefix, *flags)
     done = attempt(path, *arguments(name, package, folder), stdin=ACTIONS.tobytes(), **OPTIONS)
     assert (done.returncode, done.stderr) == (0, b""), done.stderr.decode(errors="replace")

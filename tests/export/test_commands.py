@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from dsa_runtime import Box, Discrete, MultiBinary, Recording, World, cli
+from dsa_runtime import Box, Discrete, MultiBinary, Recording, World
 from dsa_runtime.actions import ActionSpace
 from dsa_runtime.commands.policies import actions_of
 from dsa_runtime.errors import DsaError
 from dsa_runtime.replay import verify_replay
+from tests.command_line import Run, fails, run_dsa
 
-Run = Callable[..., tuple[int, str, str]]
 GAME = Discrete(3, ("left", "noop", "right"))
 PAD = MultiBinary(2, ("left", "fire"))
 ARM = Box((-1.0, 0.5), (1.0, 5.0), ("turn", "pull"), ("rad/s", "N"))
@@ -27,23 +27,7 @@ ARM = Box((-1.0, 0.5), (1.0, 5.0), ("turn", "pull"), ("rad/s", "N"))
 def dsa(capsys: pytest.CaptureFixture[str]) -> Run:
     """Run `dsa` with these arguments: exit status, stdout, stderr."""
 
-    def run(*arguments: object) -> tuple[int, str, str]:
-        try:
-            status = cli.main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        return status, *capsys.readouterr()
-
-    return run
-
-
-def fails(result: tuple[int, str, str], *words: str) -> None:
-    """Exit status 2 and one line on stderr that says what is wrong, and nothing on stdout."""
-    status, out, err = result
-    assert (status, out) == (2, "")
-    assert err.startswith("dsa ") and err.count("\n") == 1, err
-    for word in words:
-        assert word in err
+    return partial(run_dsa, capsys)
 
 
 def test_what_was_recorded_replays_and_knows_its_times(

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import zmq
 import zmq.auth
 
-from dsa_runtime import ServingError, cli
+from dsa_runtime import ServingError
 from dsa_runtime.serving import keys
-
-Run = Callable[..., tuple[int, str, str]]
+from tests.command_line import Run, run_dsa
 
 
 @pytest.fixture
@@ -29,14 +28,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def dsa(home: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run `dsa keys` with these arguments: exit status, stdout, stderr."""
 
-    def run(*arguments: object) -> tuple[int, str, str]:
-        try:
-            status = cli.main(["keys", *map(str, arguments)])
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        return status, *capsys.readouterr()
-
-    return run
+    return partial(run_dsa, capsys, "keys")
 
 
 def public() -> str:

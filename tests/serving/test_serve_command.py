@@ -13,19 +13,19 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import dsa_runtime
-from dsa_runtime import Recording, ServerGoneError, Session, Tick, World, cli, connect
+from dsa_runtime import Recording, ServerGoneError, Session, Tick, World, connect
 from dsa_runtime.serving import keys
+from tests.command_line import Run, run_dsa
 from tests.serving.peer import Peer
 from tests.serving.serve_process import PATIENCE_S, ServeProcess, keys_at
-
-Run = Callable[..., tuple[int, str, str]]
 
 AS_FIRST_PROCESS = ("unshare", "--pid", "--fork", "--kill-child")
 
@@ -63,14 +63,7 @@ def running(tiny_package: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 def dsa(capsys: pytest.CaptureFixture[str], tiny_package: Path) -> Run:
     """Run `dsa serve` on the tiny world, for what it refuses: exit status, stdout, stderr."""
 
-    def run(*arguments: object) -> tuple[int, str, str]:
-        try:
-            status = cli.main(["serve", *map(str, arguments)])
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        return status, *capsys.readouterr()
-
-    return run
+    return partial(run_dsa, capsys, "serve")
 
 
 def test_it_says_when_it_is_ready_and_ends_by_itself(tiny_package: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +15,18 @@ import pytest
 from PIL import Image
 
 import dsa_runtime
-from dsa_runtime import World, cli, load_world
+from dsa_runtime import World, load_world
 from dsa_runtime.commands import info, machine
 from tests.bench.bench_tick import main as bench_tick
+from tests.command_line import Run, fails, run_dsa
 from tests.tiny_world import pack
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
 def dsa(capsys: pytest.CaptureFixture[str]) -> Run:
     """Run `dsa` with these arguments: exit status, stdout, stderr."""
 
-    def run(*arguments: object) -> tuple[int, str, str]:
-        try:
-            status = cli.main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        return status, *capsys.readouterr()
-
-    return run
+    return partial(run_dsa, capsys)
 
 
 @pytest.fixture
@@ -47,16 +40,6 @@ def demo(dsa: Run, tiny_package: Path, tmp_path: Path) -> Callable[..., dict[str
         return document
 
     return run
-
-
-def fails(result: tuple[int, str, str], *words: str) -> None:
-    """Exit status 2 and one line on stderr that says what is wrong, and nothing on stdout."""
-    status, out, err = result
-    assert status == 2
-    assert out == ""
-    assert err.startswith("dsa") and err.count("\n") == 1 and err.endswith("\n"), err
-    for word in words:
-        assert word in err
 
 
 def test_without_arguments_it_prints_help(dsa: Run) -> None:

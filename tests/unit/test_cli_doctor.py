@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from dsa_runtime import cli
 from dsa_runtime.commands import doctor
 from dsa_runtime.doctor import Diagnosis
 from dsa_runtime.doctor.verdicts import TickCost, judge
+from tests.command_line import run_dsa
 
 SHORT = ("--ticks", "4", "--no-load")
 
@@ -23,11 +23,7 @@ def few_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def dsa(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
     """Run `dsa doctor` with these arguments: exit status, stdout, stderr."""
-    try:
-        status = cli.main(["doctor", *map(str, arguments)])
-    except SystemExit as stop:
-        status = int(stop.code or 0)
-    return status, *capsys.readouterr()
+    return run_dsa(capsys, "doctor", *arguments)
 
 
 def test_the_text_has_stages_rates_and_advice(capsys: pytest.CaptureFixture[str], tiny_package: Path) -> None:

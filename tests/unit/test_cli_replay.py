@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from dsa_runtime import World, cli
+from dsa_runtime import World
 from dsa_runtime.recording import Recording
+from tests import command_line
+from tests.command_line import Run, run_dsa
 
 ACTIONS = [0, 1, 3, 2, 2, 0]
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -23,12 +24,8 @@ def dsa(capsys: pytest.CaptureFixture[str], tiny_package: Path) -> Run:
     """Run `dsa replay` on the tiny world with these arguments: exit status, stdout, stderr."""
 
     def run(*arguments: object, world: Path | None = tiny_package) -> tuple[int, str, str]:
-        where = [] if world is None else ["--world", str(world)]
-        try:
-            status = cli.main(["replay", *map(str, arguments), *where, "--threads", "1"])
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        return status, *capsys.readouterr()
+        where = [] if world is None else ["--world", world]
+        return run_dsa(capsys, "replay", *arguments, *where, "--threads", 1)
 
     return run
 
@@ -48,13 +45,7 @@ def file(recording: Recording, tmp_path: Path) -> Path:
     return tmp_path / "play.json"
 
 
-def fails(result: tuple[int, str, str], *words: str) -> None:
-    """Exit status 2 and one line on stderr that says what is wrong, and nothing on stdout."""
-    status, out, err = result
-    assert (status, out) == (2, "")
-    assert err.startswith("dsa replay: ") and err.count("\n") == 1 and err.endswith("\n"), err
-    for word in words:
-        assert word in err
+fails = partial(command_line.fails, prefix="dsa replay: ")
 
 
 def test_it_sums_up_what_it_drew(dsa: Run, file: Path, recording: Recording) -> None:

@@ -12,26 +12,21 @@ from pathlib import Path
 
 import pytest
 
-from dsa_runtime import cli
 from dsa_runtime.viewer.page import STATIC
+from tests.command_line import fails, run_dsa
 
 PATIENCE_S = 60.0
-Run = Callable[..., str]
+Refusal = Callable[..., str]
 
 
 @pytest.fixture
-def refusal(capsys: pytest.CaptureFixture[str]) -> Run:
+def refusal(capsys: pytest.CaptureFixture[str]) -> Refusal:
     """Run `dsa play` with these arguments: the line that says why not."""
 
     def run(*arguments: object) -> str:
-        try:
-            status = cli.main(["play", *map(str, arguments)])
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        out, err = capsys.readouterr()
-        assert (status, out) == (2, "")
-        assert err.startswith("dsa play: ") and err.count("\n") == 1
-        return err
+        result = run_dsa(capsys, "play", *arguments)
+        fails(result, prefix="dsa play: ")
+        return result[2]
 
     return run
 
@@ -49,17 +44,19 @@ def refusal(capsys: pytest.CaptureFixture[str]) -> Run:
         (("--watch", "ipc:///nobody/here"), "has its own"),
     ],
 )
-def test_what_cannot_be_is_refused(refusal: Run, tiny_package: Path, arguments: tuple[str, ...], problem: str) -> None:
+def test_what_cannot_be_is_refused(
+    refusal: Refusal, tiny_package: Path, arguments: tuple[str, ...], problem: str
+) -> None:
     assert problem in refusal(tiny_package, *arguments, "--threads", 1, "--no-browser")
 
 
-def test_without_its_library_it_says_how_to_get_it(refusal: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_its_library_it_says_how_to_get_it(refusal: Refusal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "dsa_runtime.viewer.page")
     monkeypatch.setitem(sys.modules, "aiohttp", None)
     assert "pip install 'dsa-runtime[viewer]'" in refusal("--no-browser")
 
 
-def test_a_server_that_nobody_runs_is_said_at_once(refusal: Run, tmp_path: Path) -> None:
+def test_a_server_that_nobody_runs_is_said_at_once(refusal: Refusal, tmp_path: Path) -> None:
     assert "no answer" in refusal("--watch", f"ipc://{tmp_path}/nobody", "--no-browser")
 
 

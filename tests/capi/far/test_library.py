@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -24,8 +25,7 @@ class TestTheLibrary:
         assert not re.search(r"NEEDED.*python", dynamic)
 
     def test_the_cmake_project_builds_it(self, tmp_path: Path) -> None:
-        done = subprocess.run(["cmake", "--version"], capture_output=True)
-        if done.returncode:
+        if shutil.which("cmake") is None:
             pytest.skip("no cmake (Debian: cmake)")
         subprocess.run(["cmake", "-S", str(client.SOURCES), "-B", str(tmp_path)], check=True, capture_output=True)
         subprocess.run(["cmake", "--build", str(tmp_path)], check=True, capture_output=True)

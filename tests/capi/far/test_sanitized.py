@@ -11,7 +11,7 @@ import pytest
 
 from dsa_runtime import World
 from tests.capi import client
-from tests.capi.conftest import PROGRAMS, run, run_in_valgrind
+from tests.capi.conftest import PROGRAMS, need_sanitizer, run, run_in_valgrind
 from tests.play import ACTIONS, play
 from tests.wire_clients.serve import Fate, ServerProcess
 
@@ -19,17 +19,8 @@ SANITIZED = "-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-
 
 
 def sanitized(folder: Path, name: str) -> Path:
-    reason = _sanitizer_missing(folder)
-    if reason:
-        pytest.skip(reason)
+    need_sanitizer(folder, tuple(SANITIZED.split()))
     return client.compile_program(PROGRAMS / f"{name}.c", folder / name, SANITIZED)
-
-
-def _sanitizer_missing(folder: Path) -> str | None:
-    probe = folder / "probe.c"
-    probe.write_text("int main(void) { return 0; }\n")
-    done = subprocess.run(["cc", *SANITIZED.split(), str(probe), "-o", str(folder / "probe")], capture_output=True)
-    return "the compiler has no sanitizers" if done.returncode else None
 
 
 @pytest.mark.slow

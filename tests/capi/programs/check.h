@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define CHECK(condition)                                                                           \
     do {                                                                                           \
@@ -27,6 +28,16 @@
             exit(1);                                                                               \
         }                                                                                          \
     } while (0)
+
+/* Memory of this process that is in use, in KiB. */
+static inline long resident_kb(void)
+{
+    long pages = 0, resident = 0;
+    FILE *file = fopen("/proc/self/statm", "r");
+    CHECK(file != NULL && fscanf(file, "%ld %ld", &pages, &resident) == 2);
+    fclose(file);
+    return resident * (sysconf(_SC_PAGESIZE) / 1024);
+}
 
 static inline void open_world(const char *path, dsa_runtime **runtime, dsa_world **world, dsa_spec *spec)
 {

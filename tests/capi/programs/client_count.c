@@ -52,15 +52,6 @@ void *malloc(size_t bytes) { note(CALLER); return __libc_malloc(bytes); }
 void *calloc(size_t count, size_t bytes) { note(CALLER); return __libc_calloc(count, bytes); }
 void *realloc(void *old, size_t bytes) { note(CALLER); return __libc_realloc(old, bytes); }
 
-static long resident_kb(void)
-{
-    long pages = 0, resident = 0;
-    FILE *file = fopen("/proc/self/statm", "r");
-    CHECK(file != NULL && fscanf(file, "%ld %ld", &pages, &resident) == 2);
-    fclose(file);
-    return resident * (sysconf(_SC_PAGESIZE) / 1024);
-}
-
 int main(int count, char **arguments)
 {
     dsa_runtime *runtime;

@@ -40,15 +40,6 @@ int posix_memalign(void **out, size_t alignment, size_t bytes)
     return *out == NULL ? ENOMEM : 0;
 }
 
-static long resident_kb(void)
-{
-    long pages = 0, resident = 0;
-    FILE *file = fopen("/proc/self/statm", "r");
-    CHECK(file != NULL && fscanf(file, "%ld %ld", &pages, &resident) == 2);
-    fclose(file);
-    return resident * (sysconf(_SC_PAGESIZE) / 1024);
-}
-
 int main(int count, char **arguments)
 {
     dsa_runtime *runtime;
