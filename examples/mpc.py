@@ -103,7 +103,7 @@ class Planner:
 def play(
     session: Session, task: Task, seed: int, ticks: int, config: PlannerConfig, planned: bool = True
 ) -> list[float]:
-    """The measure before every tick and after the last. Not `planned`: with random moves, held as long."""
+    """The measure after every tick. Not `planned`: with random moves, held as long."""
     cost, measure = task.begin(session, seed)
     action_of = task.actions(session.spec.action_space)
 

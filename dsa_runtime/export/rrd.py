@@ -69,8 +69,10 @@ def _send(log: rerun.RecordingStream, path: str, ticks: Sequence[int], fps: floa
 
 
 def _path(name: str, unit: str) -> str:
-    if name.startswith(ACTION):
-        return f"action/{name.removeprefix(ACTION + '.')}"
+    import rerun
+
+    if name.startswith(ACTION):  # the rest is as the world's maker called it, "turn left/right" for example
+        return f"action/{rerun.escape_entity_path_part(name.removeprefix(ACTION + '.'))}"
     return f"latency/{name}" if unit == "ms" else f"decision/{name}"
 
 

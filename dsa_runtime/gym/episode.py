@@ -48,22 +48,31 @@ class Episode:
         """The newest picture, for reading."""
         self._begun = False
 
+    def check(self, seed: int | None, options: dict[str, Any] | None) -> None:
+        """Raise `SessionError` for what `reset` would refuse."""
+        if seed is not None:
+            check_count("seed", seed, 0, _MOST_SEED)
+        self._context(options)
+
     def reset(self, seed: int | None, rng: np.random.Generator, options: dict[str, Any] | None) -> dict[str, Any]:
         """Start over; returns the `info`.
 
         seed      as for `Session.reset`; None for one drawn from `rng`
         options   `{"context": k}` to start from start context k of the world; the seed then keys the noise only
         """
+        context = self._context(options)
         seed = int(rng.integers(_MOST_SEED)) if seed is None else check_count("seed", seed, 0, _MOST_SEED)
-        context = (options or {}).get("context")
         if context is not None:
-            context = check_count(
-                "options['context']", context, 0, self._contexts - 1, "the world has no more contexts"
-            )
             seed = seed // self._contexts * self._contexts + context
         self.frame = self.session.reset(seed)
         self._begun = True
         return {"seed": seed, "context": seed % self._contexts}
+
+    def _context(self, options: dict[str, Any] | None) -> int | None:
+        context = (options or {}).get("context")
+        if context is None:
+            return None
+        return check_count("options['context']", context, 0, self._contexts - 1, "the world has no more contexts")
 
     def step(self, action: Any) -> Tick:
         """Draw the next frame. Raises as `Session.step`, and is then as before."""

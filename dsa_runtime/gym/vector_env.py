@@ -14,7 +14,7 @@ from gymnasium.vector.utils import batch_space, iterate
 
 from ..actions import ActionSpace
 from ..arguments import check_count
-from ..errors import SessionError
+from ..errors import ActionError, SessionError
 from ..tick import Tick
 from ..world import World, load_world
 from . import spaces
@@ -92,6 +92,8 @@ class WorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         """
         seeds = self._seeds(seed)
         each = self._options(options)
+        for one, episode, own in zip(seeds, self._episodes, each, strict=True):
+            episode.check(one, own)  # all of them before the first is reset
         for index, one in enumerate(seeds):
             if one is not None:
                 self._rngs[index] = seeding.np_random(one)[0]
@@ -103,7 +105,7 @@ class WorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
     def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """One tick of each, together. Raises as `Session.step`, and then none of them has moved."""
         due = np.flatnonzero(~self._truncated).tolist()
-        each = list(iterate(self.action_space, actions))
+        each = self._each(actions)
         for index in due:
             self.actions.validate(each[index])
         before = [episode.frame for episode in self._episodes]
@@ -153,6 +155,18 @@ class WorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
                     self._episodes[index].session.rewind(1)
             raise failed[0]
         return {index: future.result() for index, future in posted.items()}
+
+    def _each(self, actions: Any) -> list[Any]:
+        """One action per sub-environment."""
+        if self.closed:
+            raise SessionError("the environment is closed")
+        try:
+            each = list(iterate(self.action_space, actions))
+        except TypeError:  # a single number
+            each = []
+        if len(each) != self.num_envs:
+            raise ActionError(f"actions: expected one per sub-environment, {self.num_envs}, got {actions!r:.60}")
+        return each
 
     def _frames(self) -> np.ndarray:
         return np.stack([episode.frame for episode in self._episodes])

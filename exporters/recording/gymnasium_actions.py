@@ -50,8 +50,10 @@ class ActionMap:
             )
         count = len(found["low"]) if "low" in found else found["n"]
         found["names"] = list(names) or [f"action {i}" for i in range(count)]
-        if len(found["names"]) != count or len(set(found["names"])) != count:
-            raise ValueError(f"names: {count} different ones are needed for {native}, got {list(names)}")
+        if len(found["names"]) != count or len(set(found["names"])) != count or not all(found["names"]):
+            raise ValueError(
+                f"names: {count} different ones, none of them empty, are needed for {native}, got {list(names)}"
+            )
         if "low" in found:
             found["units"] = [""] * count
         return ActionMap(found, tuple(native.shape), np.dtype(native.dtype), start)
@@ -60,12 +62,17 @@ class ActionMap:
         """A recorded action as the environment takes it."""
         if self.space["type"] == "Discrete":
             return int(action) + self.start
+        if self.space["type"] == "Box":  # rounded to float32, a bound of 0.1 would lie outside a Box of float64
+            action = np.clip(np.asarray(action, np.float64), self.space["low"], self.space["high"])
         return np.asarray(action, self.dtype).reshape(self.shape)
 
     def recorded(self, action: Any, who: str) -> Any:
         """An action of the environment's as it is recorded; a Box's is clipped. ValueError names the player `who`."""
         if self.space["type"] == "Discrete":
-            index = operator.index(np.asarray(action).item()) - self.start
+            try:
+                index = operator.index(np.asarray(action).item()) - self.start
+            except (TypeError, ValueError):
+                raise ValueError(f"policy: {who} returned {action!r:.60}, expected an integer") from None
             if not 0 <= index < self.space["n"]:
                 raise ValueError(f"policy: {who} returned {action!r}, which the environment has no action for")
             return index

@@ -6,6 +6,7 @@ frame's size. When an episode of its own ends it is reset with the next seed and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +21,7 @@ from .picture import as_rgb, check_size, frame_of, shrink
 
 RENDER, OBSERVATION = "render", "observation"
 SHORTEST_STRETCH = 10
-"""Pictures without a reset that every recording must have: a window of 8 to start from, one before, and one more."""
+"""Pictures without a reset that each held-out recording must have: 8 to start from, one before, and one more."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ class GymnasiumConfig:
             raise ValueError(f"pictures: {self.pictures!r} is neither {RENDER!r} nor {OBSERVATION!r}")
         if not 0 <= self.random_share <= 1:
             raise ValueError(f"random_share: must lie in [0, 1], got {self.random_share}")
-        if self.hold_s <= 0:
-            raise ValueError(f"hold_s: must be positive, got {self.hold_s}")
+        if not 0 < self.hold_s < math.inf:
+            raise ValueError(f"hold_s: must be a positive number, got {self.hold_s}")
 
 
 class GymnasiumWorld:
@@ -79,8 +80,7 @@ class GymnasiumWorld:
         try:
             self.actions = ActionMap.of(self._environment.action_space, config.names or _names(self._environment))
             self.action_space = self.actions.space
-            native, _ = self._environment.reset(seed=0)
-            picture = self._picture(native)
+            picture = self._first_picture()
             check_size(picture, config.height, config.width, config.id)
             self.frame = frame_of(picture, config.height, config.width, self._fps())
         except BaseException:
@@ -116,6 +116,16 @@ class GymnasiumWorld:
         if self.config.pictures == OBSERVATION:
             return as_rgb(native, f"{self.config.id}: its observation")
         return as_rgb(self._environment.render(), f"{self.config.id}: what it renders")
+
+    def _first_picture(self) -> np.ndarray:
+        try:
+            native, _ = self._environment.reset(seed=0)
+            if self.config.pictures == RENDER:
+                self._environment.render()
+        except Exception as error:  # somebody else's code runs here, and what it draws with may not be installed
+            reason = " ".join(str(error).split())
+            raise ValueError(f"id: {self.config.id} cannot be drawn: {type(error).__name__}: {reason}") from error
+        return self._picture(native)
 
     def _fps(self) -> float:
         if self.config.fps is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -100,10 +101,12 @@ class Recipe:
         os.replace(partial, path)
 
 
-def check_new(path: Path) -> None:
-    """Raise ValueError if a recipe lies there already."""
+def check_new(path: Path, minutes: float) -> None:
+    """Raise ValueError if a recipe lies there already, or for minutes that cannot be planned."""
     if path.exists():
         raise ValueError(f"config: {path} is there already; choose another file with --config")
+    if not 0 < minutes < math.inf:
+        raise ValueError(f"minutes: must be a positive number, got {minutes}")
 
 
 def world_name(wanted: str) -> str:

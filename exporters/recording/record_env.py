@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import datetime
 import json
+import shutil
 import sys
 import time
 from dataclasses import asdict, fields, replace
@@ -73,14 +75,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Look at the environment, record it, write the recipe; nothing is written unless a short trial went well."""
+    """Look at the environment, record it, write the recipe; nothing is written unless a short trial went well, and
+    nothing is left of a recording that cannot be used."""
     name = world_name(options.name or options.out.name)
     config_path = options.config or Path("configs") / f"{name}.toml"
-    check_new(config_path)
+    check_new(config_path, options.minutes)
     if (options.out / DESCRIPTION_FILE).exists():
         raise DatasetError(f"out: {options.out} already holds a dataset; choose another folder, or delete it")
-    if options.minutes <= 0:
-        raise ValueError(f"minutes: must be positive, got {options.minutes}")
     settings = chosen_settings(options)
     frames = split_frames(options.frames, options.episode)
     recording = RecordConfig(
@@ -102,8 +103,14 @@ def run(options: argparse.Namespace) -> int:
             " picture (--repeat), would show more of the world"
         )
     _say(f"recording {total} pictures, about {seconds / 60:.1f} min")
-    with contextlib.redirect_stdout(sys.stderr):  # which is for the result
-        dataset = record(recording, name, options.out)
+    is_new = not options.out.exists()
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # which is for the result
+            dataset = record(recording, name, options.out)
+    except DatasetError:
+        if is_new:
+            shutil.rmtree(options.out)
+        raise
     sheet = options.out / "train.png"
     write_contact_sheet(dataset, sheet)
     table = {
@@ -138,7 +145,7 @@ def chosen_settings(options: argparse.Namespace) -> GymnasiumConfig:
         licence=options.licence,
         pictures=options.pictures or OBSERVATION,
         fps=options.fps,
-        repeat=options.repeat or 1,
+        repeat=1 if options.repeat is None else options.repeat,
         **({} if options.random_share is None else {"random_share": options.random_share}),
         **({} if options.hold is None else {"hold_s": options.hold}),
     )
@@ -181,6 +188,8 @@ def split_frames(frames: int, steps_per_episode: int) -> dict[str, int]:
     least = _HELD_OUT * SHORTEST_STRETCH
     if frames < least:
         raise ValueError(f"frames: at least {least} are needed for three splits, got {frames}")
+    if steps_per_episode < SHORTEST_STRETCH:
+        raise ValueError(f"episode: must be at least {SHORTEST_STRETCH} steps, got {steps_per_episode}")
     held_out = frames // _HELD_OUT
     length = min(steps_per_episode, held_out)
     train = frames - 2 * held_out
@@ -199,9 +208,11 @@ def parse_arguments(pairs: list[str]) -> dict[str, Any]:
         if not equals or not key:
             raise ValueError(f"set: {pair!r} is not of the form KEY=VALUE")
         try:
-            found[key] = tomllib.loads(f"value = {text}")["value"]
+            value = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
-            found[key] = text
+            value = text
+        # A dataset's description is JSON, which knows no dates.
+        found[key] = text if isinstance(value, (datetime.date, datetime.time)) else value
     return found
 
 

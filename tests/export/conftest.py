@@ -8,7 +8,6 @@ import math
 import pytest
 
 from dsa_runtime import Recording, World
-from dsa_runtime.recording import Played
 
 ACTIONS = [0, 1, 3, 2, 2, 0, 1, 1, 3, 0]
 
@@ -16,15 +15,10 @@ ACTIONS = [0, 1, 3, 2, 2, 0, 1, 1, 3, 0]
 def play(world: World, actions: list[int] = ACTIONS, budget_ms: float = math.inf) -> Recording:
     """Step k of the schedule in turn, so that every number of steps occurs."""
     with world.session(5, record=True) as session:
-        most = world.spec.schedule.steps
-        ticks = [session.step(action, budget_ms, steps=1 + index % most) for index, action in enumerate(actions)]
-        recording = session.recording
-    assert recording is not None
-    decisions = [
-        dataclasses.replace(decision, played=Played.of(tick))
-        for decision, tick in zip(recording.decisions, ticks, strict=True)
-    ]
-    return dataclasses.replace(recording, decisions=decisions)
+        for index, action in enumerate(actions):
+            session.step(action, budget_ms, steps=1 + index % world.spec.schedule.steps)
+        assert session.recording is not None
+        return session.recording
 
 
 @pytest.fixture(scope="module")

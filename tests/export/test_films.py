@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dsa_runtime import DsaError, Recording, World
+from dsa_runtime import Box, DsaError, Recording, World, load_world
 from dsa_runtime.errors import RecordingError
 from dsa_runtime.export import check, export, write
 from dsa_runtime.export.pictures import Pictures
 from dsa_runtime.replay import replay
-from dsa_runtime.report.palette import ALARM, step_colour
+from dsa_runtime.report.palette import ALARM, TEXT, step_colour
 from tests.export.conftest import play
+from tests.tiny_world import write_tiny_world
 
 
 def frames_of(path: Path) -> list[np.ndarray]:
@@ -152,6 +153,19 @@ def test_what_fails_half_way_leaves_the_file_that_was_there(
     assert path.read_text() == "before"
 
 
+def test_two_exports_to_one_name_do_not_meet(tiny_world: World, tmp_path: Path) -> None:
+    path, lines = tmp_path / "t.csv", []
+
+    def export_another() -> None:
+        if not lines:
+            export(tiny_world, play(tiny_world, [1, 2]), path)
+            lines.append(len(path.read_text().splitlines()))
+
+    export(tiny_world, play(tiny_world, [0, 1, 2, 3]), path, progress=export_another)
+    assert [*lines, len(path.read_text().splitlines())] == [3, 5]
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_recording_that_does_not_fit(tiny_world: World, recording: Recording, tmp_path: Path) -> None:
     for wrong, words in (({"fingerprint": "0" * 32}, "another build"), ({"decisions": []}, "holds no tick")):
         with pytest.raises(RecordingError, match=words):
@@ -194,10 +208,27 @@ def test_rerun_has_every_tick_on_both_timelines(tiny_world: World, recording: Re
     assert rows["/decision/confidence_4"] == rows["/latency/denoise_4_ms"] == all_four < 10
 
 
-def test_ticks_without_a_common_budget_have_no_budget_line(tiny_world: World) -> None:
-    recording = play(tiny_world, [0, 1])
+def test_rerun_takes_any_name_of_an_action(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    chunk = pytest.importorskip("rerun.chunk", reason="rerun-sdk is not installed")
+    space = Box((-1.0, -2.0), (1.0, 2.0), ("turn left/right", "action 0"), ("", "ms"))
+    with load_world(write_tiny_world(tmp_path / "world", space), threads=1) as world:
+        export(world, play(world, [[0.5, 1.0]]), tmp_path / "t.rrd")
+    paths = {part.entity_path for part in chunk.RrdReader(tmp_path / "t.rrd").stream()}
+    assert {r"/action/turn\ left\/right", r"/action/action\ 0"} <= paths
+    assert "WARN" not in capfd.readouterr().err
+
+
+def test_every_tick_has_its_own_budgets_line(tiny_world: World) -> None:
+    recording = play(tiny_world, [0, 1, 2])
     ticks = list(replay(tiny_world, recording))
-    mixed = [dataclasses.replace(ticks[0], budget_ms=30.0), dataclasses.replace(ticks[1], budget_ms=math.inf)]
+    budgets = (30.0, math.inf, 60.0)
+    mixed = [dataclasses.replace(tick, budget_ms=budget_ms) for tick, budget_ms in zip(ticks, budgets, strict=True)]
     pictures = Pictures(tiny_world.spec, recording, mixed, None)
-    strip = pictures.strip(1)
-    assert strip is not None and strip.size == (512, 104)
+    lines = []
+    for index in range(3):
+        strip = pictures.strip(index)
+        assert strip is not None and strip.size == (512, 104)
+        above = np.asarray(strip)[35, 360:]  # the bars: a line stands out
+        lines.append(np.flatnonzero((above == TEXT).all(axis=-1)).tolist())
+    assert lines[1] == [] and len(lines[0]) == len(lines[2]) == 2
+    assert lines[0][0] < lines[2][0]

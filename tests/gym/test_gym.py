@@ -102,4 +102,24 @@ def test_a_batch_refuses_what_does_not_fit_it(tiny_world: World) -> None:
     envs = WorldVectorEnv(tiny_world, 2, steps=1)
     with pytest.raises(SessionError, match="seed: expected one per sub-environment, 2, got 3"):
         envs.reset(seed=[1, 2, 3])
+    envs.reset(seed=0)
+    for actions in ([0], [0, 1, 2], 0):
+        with pytest.raises(ActionError, match="actions: expected one per sub-environment, 2"):
+            envs.step(actions)
     envs.close()
+    with pytest.raises(SessionError, match="closed"):
+        envs.step([0, 0])
+
+
+def test_a_reset_that_fails_for_one_resets_none(tiny_world: World) -> None:
+    envs, other = WorldVectorEnv(tiny_world, 2, steps=1), WorldVectorEnv(tiny_world, 2, steps=1)
+    for one in (envs, other):
+        one.reset(seed=0)
+        one.step([1, 1])
+    for wrong in ({"seed": 5, "options": {"context": [0, 9]}}, {"seed": [5, -1]}, {"seed": [5, 1 << 63]}):
+        with pytest.raises(SessionError, match=r"context|seed"):
+            envs.reset(**wrong)
+        np.testing.assert_array_equal(envs.step([0, 2])[0], other.step([0, 2])[0])
+    np.testing.assert_array_equal(envs.reset()[0], other.reset()[0])
+    envs.close()
+    other.close()

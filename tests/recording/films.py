@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,8 @@ def place_of(pictures: np.ndarray) -> np.ndarray:
     return (bright * np.arange(pictures.shape[2])).sum(axis=1) / bright.sum(axis=1) / pictures.shape[2]
 
 
-def write_film(path: Path, pictures: np.ndarray, fps: int = FPS) -> None:
-    """An MP4 of uint8[N, H, W, 3]."""
+def write_film(path: Path, pictures: np.ndarray, fps: int = FPS, pause: int | None = None) -> None:
+    """An MP4 of uint8[N, H, W, 3]; `pause` is the picture before which there are two periods, not one."""
     import av
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,8 +40,10 @@ def write_film(path: Path, pictures: np.ndarray, fps: int = FPS) -> None:
         stream = container.add_stream("mpeg4", rate=fps)
         stream.height, stream.width = pictures.shape[1:3]
         stream.pix_fmt, stream.bit_rate, stream.gop_size = "yuv420p", 4_000_000, 12
-        for picture in pictures:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for index, picture in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = index + (pause is not None and index >= pause), Fraction(1, fps)
+            container.mux(stream.encode(frame))
         container.mux(stream.encode())
 
 

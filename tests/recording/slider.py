@@ -12,6 +12,7 @@ SPACES = {
     "discrete": lambda: gymnasium.spaces.Discrete(3, start=-1),
     "buttons": lambda: gymnasium.spaces.MultiBinary(2),
     "stick": lambda: gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32),
+    "fine": lambda: gymnasium.spaces.Box(-0.1, 0.1, (1,), np.float64),
     "free": lambda: gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float32),
     "text": lambda: gymnasium.spaces.Text(3),
 }
@@ -31,8 +32,10 @@ class Slider(gymnasium.Env):
         sees: bool = False,
         wobble: bool = False,
         frozen: bool = False,
+        undrawn: bool = False,
     ) -> None:
         self.render_mode, self.life, self.sees, self.wobble, self.frozen = render_mode, life, sees, wobble, frozen
+        self.undrawn = undrawn
         self.action_space = SPACES[actions]()
         picture = gymnasium.spaces.Box(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
         self.observation_space = picture if sees else gymnasium.spaces.Box(-WIDTH, WIDTH, (2,), np.float32)
@@ -52,6 +55,8 @@ class Slider(gymnasium.Env):
         return self._observe(), way, self.age >= self.life, False, {}
 
     def render(self) -> Any:
+        if self.undrawn:
+            raise gymnasium.error.DependencyNotInstalled("pygame is not installed")
         picture = np.full((HEIGHT, WIDTH, 3), self.shade, np.uint8)
         if not self.frozen:
             left = round(self.place)
@@ -76,6 +81,11 @@ class Homing:
 def astray(observation: np.ndarray, rng: np.random.Generator) -> int:
     """A player that knows an action too many."""
     return 7
+
+
+def vague(observation: np.ndarray, rng: np.random.Generator) -> float:
+    """A player that returns no action at all."""
+    return 1.0
 
 
 def mirrored(environment: gymnasium.Env) -> gymnasium.Env:

@@ -56,6 +56,12 @@ def test_every_action_leads_from_its_frame_to_the_next(films: Path, capsys: pyte
         assert far.sum() > 5 and (np.sign(moved[far]) == way[far]).all()
 
 
+def test_minutes_that_cannot_be_planned_are_refused(films: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert convert(films, "--minutes", "-5") == 1
+    assert "minutes: must be a positive number" in capsys.readouterr().err
+    assert not (films.parent / "data").exists()
+
+
 def test_a_single_film_is_thinned_out_and_cut_into_files(films: Path) -> None:
     for name in "bc":
         (films / f"{name}.mp4").unlink()
@@ -97,6 +103,10 @@ def short_table(films: Path, name: str) -> None:
             "b.csv: columns button; those of the others",
         ),
         (lambda films: write_film(films / "b.mp4", moves(30, 1)[0], fps=12), "b.mp4: 12 frames a second, but a.mp4"),
+        (
+            lambda films: [write_film(films / f"{i}.mp4", moves(30, 1)[0], pause=20) for i in "abc"],
+            r"a.mp4: frames come 0\.100 s apart, but after 1\.900 s the next is at 2\.100 s",
+        ),
         (lambda films: (films / "b.mp4").write_bytes(b"nothing"), "b.mp4: not a readable video"),
         (lambda films: [path.unlink() for path in films.glob("*.mp4")], "no .mp4 files"),
         (
@@ -137,6 +147,7 @@ def test_columns_say_which_space_they_are() -> None:
         (table(["go", "3"], [1, 2]), {}, "'go' is not a number"),
         (table([0.5, 1]), {"space": "discrete"}, "whole numbers"),
         (table([0, 2], [1, 1]), {"space": "multibinary"}, "only 0 and 1"),
+        (table([0, 65536]), {}, "65537 different ones are more than the 65536"),
     ):
         with pytest.raises(DatasetError, match=message):
             kind(cells, **choice)

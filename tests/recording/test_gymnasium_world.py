@@ -55,6 +55,12 @@ def test_what_was_recorded_is_what_the_environment_was_told(actions):
     assert far.any() and (np.sign(moved[far]) == np.sign(way[far])).all()
 
 
+def test_the_ends_of_a_finer_box_are_inside_it():
+    """0.1 as float32 is above 0.1, and this environment asserts that its space holds what it is told."""
+    _, episode = recorded(config(arguments={"actions": "fine", "life": 1000}))
+    assert (episode.actions == np.float32(0.1)).any()
+
+
 def test_equal_seeds_make_equal_recordings_and_lives_begin_differently():
     first, again, other = (recorded(config(), seed=seed)[1] for seed in (1, 1, 2))
     np.testing.assert_array_equal(first.frames, again.frames)
@@ -74,8 +80,9 @@ def test_an_action_is_held_for_the_steps_of_a_picture_and_the_rate_falls_with_th
 def test_a_player_of_ones_own_plays_between_random_segments():
     _, episode = recorded(config(policy="tests.recording.slider:Homing", random_share=0.0, arguments={"life": 1000}))
     assert abs(place_of(episode.frames)[-1] - slider.WIDTH / 2) < 8
-    with pytest.raises(ValueError, match=r"astray returned 7"):
-        recorded(config(policy="tests.recording.slider:astray", random_share=0.0))
+    for player, message in (("astray", "astray returned 7"), ("vague", r"policy: .*:vague returned 1\.0.*an integer")):
+        with pytest.raises(ValueError, match=message):
+            recorded(config(policy=f"tests.recording.slider:{player}", random_share=0.0))
 
 
 def test_pictures_may_be_observed_and_wrappers_change_the_actions():
@@ -95,6 +102,8 @@ def test_pictures_may_be_observed_and_wrappers_change_the_actions():
         ({"arguments": {"actions": "text"}}, "only Discrete, MultiBinary and Box"),
         ({"height": 64, "width": 128}, "64x32 are smaller.*--size 64x32"),
         ({"names": ("left", "right")}, "names: 3 different ones"),
+        ({"names": ("left", "", "right")}, "names: 3 different ones, none of them empty"),
+        ({"arguments": {"undrawn": True}}, "id: .* cannot be drawn: .*pygame is not installed"),
         ({"pictures": "observation"}, "not a picture: float32"),
         ({"policy": "tests.recording.slider"}, "policy: .* not of the form module:name"),
         ({"policy": "tests.recording.slider:nobody"}, "policy: .*has no 'nobody'"),
@@ -113,6 +122,7 @@ def test_bad_settings_are_named():
         ({"fps": 0.0}, "fps"),
         ({"pictures": "none"}, "pictures"),
         ({"hold_s": 0.0}, "hold_s"),
+        ({"hold_s": float("nan")}, "hold_s"),
         ({"random_share": 2.0}, "random_share"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,12 @@ pytest.importorskip("gymnasium")
 pytest.importorskip("dacite")
 
 from dsa_runtime import cli
+from exporters.recording import record
 from exporters.recording.__main__ import main
 from exporters.recording.dataset import Dataset
+from exporters.recording.environment import Environment
+from exporters.recording.episode import Episode
+from exporters.recording.policies import Policy
 from exporters.recording.recipe import Recipe, toml, world_name
 from exporters.recording.record_env import parse_arguments, split_frames, tomllib
 
@@ -68,7 +73,11 @@ def test_a_dataset_a_sheet_and_a_recipe_that_the_trainer_reads(
         (["--set", "frozen=true"], "all pictures are the same"),
         (["--frames", "5"], "frames: at least 120"),
         (["--set", "life"], "set: 'life' is not of the form KEY=VALUE"),
-        (["--minutes", "0"], "minutes: must be positive"),
+        (["--minutes", "0"], "minutes: must be a positive number"),
+        (["--minutes", "nan"], "minutes: must be a positive number"),
+        (["--repeat", "0"], "repeat: must be at least 1"),
+        (["--episode", "0"], "episode: must be at least 10 steps"),
+        (["--episode", "9"], "episode: must be at least 10 steps"),
         (["--size", "20x20"], "multiples of 16"),
     ],
 )
@@ -78,6 +87,32 @@ def test_what_cannot_be_recorded_leaves_nothing_behind(
     assert record_env(*options) == 1
     assert message in capsys.readouterr().err
     assert list(folder.iterdir()) == []
+
+
+def always_reset(monkeypatch: pytest.MonkeyPatch, split: str) -> None:
+    """As if the recordings of a split had no stretch without a reset."""
+    first, real = record.RecordConfig().first_seed[split], record.play
+
+    def play(environment: Environment, policy: Policy, seed: int, steps: int) -> Episode:
+        episode = real(environment, policy, seed, steps)
+        episode.cut[1:] |= first <= seed < first + 1_000_000
+        return episode
+
+    monkeypatch.setattr(record, "play", play)
+    # In this process, which knows of it.
+    monkeypatch.setattr(record, "ProcessPoolExecutor", lambda n, mp_context, **rest: ThreadPoolExecutor(n, **rest))
+
+
+@pytest.mark.parametrize("split", ["validation", "test", "train"])
+def test_only_held_out_recordings_need_a_stretch_without_a_reset(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, split: str
+) -> None:
+    """Environments in which the random player dies early, CartPole for one, can be recorded all the same."""
+    always_reset(monkeypatch, split)
+    assert record_env("--set", "life=100") == (0 if split == "train" else 1)
+    if split != "train":
+        assert f"{split}/000000.npz: never 10 pictures without a reset" in capsys.readouterr().err
+        assert not (folder / "data/Slider_World").exists(), "nothing is left that is in the way of another try"
 
 
 def test_nothing_is_written_over(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,8 +149,10 @@ def test_without_a_checkout_the_sdk_says_what_to_do(
 
 
 def test_arguments_are_toml_or_text() -> None:
-    given = ["a=3", "b=0.5", "c=true", "d=[1, 2]", "e=human", "f="]
-    assert parse_arguments(given) == {"a": 3, "b": 0.5, "c": True, "d": [1, 2], "e": "human", "f": ""}
+    given = ["a=3", "b=0.5", "c=true", "d=[1, 2]", "e=human", "f=", "g=2020-01-01"]
+    assert parse_arguments(given) == {
+        "a": 3, "b": 0.5, "c": True, "d": [1, 2], "e": "human", "f": "", "g": "2020-01-01"
+    }  # fmt: skip
     assert split_frames(24_000, 500) == {"validation": 2000, "test": 2000, "train": 20_000}
     assert split_frames(1200, 500) == {"validation": 100, "test": 100, "train": 1000}
 

@@ -10,6 +10,8 @@ import numpy as np
 from ..episode import DatasetError
 
 DISCRETE, MULTI_BINARY, BOX = "discrete", "multibinary", "box"
+_MOST_DISCRETE = 65536
+"""Actions of a Discrete space that a world can have (`dsa_runtime.actions`)."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ def text_actions(
         if kind != DISCRETE or len(names) != 1:
             raise DatasetError(f"actions: {_first_word(cells)!r} is not a number; only a single column may hold words")
         words, index = np.unique(cells[:, 0], return_inverse=True)
+        _check_count(len(words))
         space: dict[str, object] = {"type": "Discrete", "n": len(words), "names": words.tolist()}
         return space, _back(index.astype(np.int64), tables)
     if kind == BOX:
@@ -57,6 +60,7 @@ def text_actions(
         if len(names) != 1 or (values != values.astype(np.int64)).any() or values.min() < 0:
             raise DatasetError("actions: Discrete ones are a single column of words or of whole numbers from 0 on")
         count = int(values.max()) + 1
+        _check_count(count)
         space = {"type": "Discrete", "n": count, "names": [f"action {i}" for i in range(count)]}
         return space, _back(values[:, 0].astype(np.int64), tables)
     if not np.isin(values, (0, 1)).all():
@@ -89,6 +93,14 @@ def _kind(values: np.ndarray | None, columns: int) -> str:
     if columns == 1:
         return DISCRETE if whole else BOX
     return MULTI_BINARY if np.isin(values, (0, 1)).all() else BOX
+
+
+def _check_count(count: int) -> None:
+    if count > _MOST_DISCRETE:
+        raise DatasetError(
+            f"actions: {count} different ones are more than the {_MOST_DISCRETE} that a world can have; if they are"
+            f" amounts, take --space {BOX}"
+        )
 
 
 def _first_word(cells: np.ndarray) -> str:

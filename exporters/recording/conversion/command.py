@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
     """Convert, and write the recipe. Nothing is left of a conversion that fails."""
     name = world_name(options.name or options.out.name)
     config_path = options.config or Path("configs") / f"{name}.toml"
-    check_new(config_path)
+    check_new(config_path, options.minutes)
     height, width = options.size
     target = Conversion(name, options.out, height, width, options.every)
     recordings = _read(options)

@@ -109,7 +109,7 @@ def _action_names(features: dict[str, Any], folder: Path) -> list[str]:
     count, names = int(feature["shape"][0]), feature.get("names")
     if isinstance(names, dict):  # {"motors": [...]}
         names = [name for group in names.values() if isinstance(group, list) for name in group]
-    if not isinstance(names, list) or len(names) != count or len(set(names)) != count:
+    if not isinstance(names, list) or len(names) != count or len(set(names)) != count or "" in names:
         return [f"action {i}" for i in range(count)]
     return [str(name) for name in names]
 

@@ -25,7 +25,8 @@ def frame_rate(path: Path) -> float:
 def read_frames(path: Path, start_s: float = 0.0, fps: float | None = None) -> Iterator[np.ndarray]:
     """uint8[H, W, 3] one after another from `start_s` on.
 
-    With `fps`, every frame must lie where that rate puts it, or a DatasetError says where one is missing.
+    With `fps`, every frame must lie where that rate puts it; without, all must be equally far apart. Or a DatasetError
+    says where one is missing.
     """
     av = _av()
     with _opened(path) as container:
@@ -34,7 +35,7 @@ def read_frames(path: Path, start_s: float = 0.0, fps: float | None = None) -> I
         half = 0.5 / (fps or float(stream.average_rate or 1000))
         if start_s > 0:
             container.seek(int(start_s / stream.time_base), stream=stream)
-        index = 0
+        index, last_s, gap_s = 0, None, None
         try:
             for frame in container.decode(stream):
                 if frame.time is not None and frame.time < start_s - half:
@@ -42,6 +43,15 @@ def read_frames(path: Path, start_s: float = 0.0, fps: float | None = None) -> I
                 if fps is not None and frame.time is not None and abs(frame.time - start_s - index / fps) > half:
                     at = start_s + index / fps
                     raise DatasetError(f"{path}: no frame at {at:.3f} s, the next is at {frame.time:.3f} s; {_REPAIR}")
+                if fps is None and frame.time is not None:
+                    if last_s is not None:
+                        gap_s = gap_s or frame.time - last_s
+                        if abs(frame.time - last_s - gap_s) > gap_s / 2:
+                            raise DatasetError(
+                                f"{path}: frames come {gap_s:.3f} s apart, but after {last_s:.3f} s the next is at"
+                                f" {frame.time:.3f} s; {_REPAIR}"
+                            )
+                    last_s = frame.time
                 index += 1
                 yield frame.to_ndarray(format="rgb24")
         except av.FFmpegError as error:
