@@ -16,6 +16,8 @@ VENV ?= .venv
 # Only tests of the training side need torch. Without it they are skipped, and the test report says so.
 TORCH_SPEC ?= torch==2.13.0
 PYTEST_ARGS ?=
+# At most four: some tests start processes and threads of their own.
+TEST_PROCESSES ?= auto --maxprocesses=4
 DEMO_ARGS ?=
 PLAY_ARGS ?=
 BENCH_ARGS ?=
@@ -41,7 +43,7 @@ play: $(BASE)
 	$(BIN)/dsa play $(PLAY_ARGS)
 
 test: $(DEV)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile $(PYTEST_ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

@@ -95,15 +95,15 @@ def test_an_abstract_socket_of_systemd(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("interval", "pid", "expected"),
     [
-        ("2500000", None, 2.5), ("2500000", os.getpid(), 2.5), ("2500000", 1, None),
+        ("2500000", None, 2.5), ("2500000", "ours", 2.5), ("2500000", "1", None),
         ("", None, None), ("0", None, None), ("x", None, None),
     ],
 )  # fmt: skip
 def test_how_often_systemd_wants_to_hear(
-    monkeypatch: pytest.MonkeyPatch, interval: str, pid: int | None, expected: float | None
+    monkeypatch: pytest.MonkeyPatch, interval: str, pid: str | None, expected: float | None
 ) -> None:
     monkeypatch.setenv("WATCHDOG_USEC", interval)
     monkeypatch.delenv("WATCHDOG_PID", raising=False)
     if pid is not None:
-        monkeypatch.setenv("WATCHDOG_PID", str(pid))
+        monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()) if pid == "ours" else pid)
     assert watchdog_s() == expected
