@@ -1,4 +1,8 @@
-"""`dsa bench`: ticks per second with a fixed number of denoising steps and with the world's own choice."""
+"""`dsa bench`: ticks per second with a fixed number of denoising steps and with the world's own choice.
+
+With `--shape` nothing is measured: the time, the memory and the sessions of a shape on a device follow from its sizes,
+see docs/scale.md.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from . import bench_shape
 from .arguments import add_json, add_play, add_world, quality_document, quality_text
 from .result import Result
 
@@ -20,7 +25,7 @@ if TYPE_CHECKING:
     from ..tick import Tick
     from ..world import World
 
-HELP = "measure ticks per second and latency, fixed 1..K steps and adaptive"
+HELP = "measure ticks per second and latency, fixed 1..K steps and adaptive; --shape predicts them"
 _ROUNDS = 5
 _WARM_UP_TICKS = 5
 
@@ -28,10 +33,14 @@ _WARM_UP_TICKS = 5
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_world(parser)
     add_play(parser, ticks=200)
+    bench_shape.add_arguments(parser)
     add_json(parser)
 
 
 def run(options: argparse.Namespace) -> Result:
+    if options.shape is not None:
+        return bench_shape.run(options)
+    bench_shape.refuse(options)
     from ..world import load_world
 
     with load_world(options.world, threads=options.threads, form=options.form, quality=options.quality) as world:
