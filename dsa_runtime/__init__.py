@@ -35,6 +35,7 @@ Arrows point one way, and each file holds one noun:
     recording, replay  what was asked and decided, and the same frames again from it
     noise            counter-based noise keyed by (seed, tick, step), so that a frame depends on nothing else
     doctor           what this machine can promise, measured
+    cost             what a world would cost on a device, on paper
     ops              the custom operators: schema, numpy reference, and the C++ and CUDA library (csrc)
     serving          sessions for other processes and machines; client and remote_session are the other end
     capi             sessions for C, on an embedded Python

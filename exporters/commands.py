@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
+import itertools
+import json
 import subprocess
 import sys
 import time
@@ -13,6 +16,14 @@ import torch
 
 from dsa_runtime.package import open_package
 from dsa_runtime.spec import SPEC_FILE, ScheduleSpec
+from exporters.importers.arrays import read_array
+from exporters.importers.confidence_file import write_confidence
+from exporters.importers.post_hoc import PostHocTraining, train_post_hoc
+from exporters.importers.prompts import read_prompts
+from exporters.importers.self_forcing import LEVELS, read_generator
+from exporters.importers.wan_vae import read_wan_vae
+from exporters.model.lpips import Lpips, LpipsUnavailable
+from exporters.model.wan.config import WanConfig
 from exporters.packaging.clips import longest_everywhere, pick_clips
 from exporters.packaging.describe import action_space, calibration_spec, frame_spec
 from exporters.packaging.recover import recover_generator
@@ -26,6 +37,8 @@ from exporters.training.config import TrainConfig, load_config
 from exporters.training.distributed import Ranks
 from exporters.training.progress import RunProgress
 from exporters.training.run import STAGES, Trained, load_result, run_training
+from exporters.training.small_decoder import SmallDecoderTraining, train_small_decoder
+from exporters.training.stage import Budget
 from exporters.training.start import Start, check_start
 
 
@@ -122,6 +135,71 @@ def reexport(options: argparse.Namespace) -> int:
         print(f"{graph}: plain form before and after at most {difference.largest:.2g} apart")
     print(f"forms run: {', '.join(result.forms)}")
     return 0
+
+
+def confidence(options: argparse.Namespace) -> int:
+    """Fit a head to a frozen generator of others, calibrate it, and write it beside the checkpoint."""
+    check_device(options.device)
+    given = {field.name: getattr(options, field.name, None) for field in dataclasses.fields(PostHocTraining)}
+    settings = PostHocTraining(**{name: value for name, value in given.items() if value is not None})
+    levels = LEVELS if options.levels is None else _levels(options.levels)
+    if options.height % 16 or options.width % 16:
+        raise ValueError(f"height and width must be multiples of 16, got {options.height}x{options.width}")
+    played = WanConfig(
+        chunk=options.chunk, window=options.window, latent_height=options.height // 8, latent_width=options.width // 8
+    )
+    torch.manual_seed(settings.seed)  # of the head's first weights
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    generator = read_generator(options.checkpoint, options.weights, played, getattr(torch, options.dtype)).to(device)
+    if bool(generator.config.text_width) != (options.prompts is not None):
+        needs = "takes text: give --prompts" if generator.config.text_width else "takes no text: leave --prompts out"
+        raise ValueError(f"prompts: this model {needs}")
+    prompts = None if options.prompts is None else read_prompts(options.prompts, generator.config)
+    fitted = train_post_hoc(settings, levels, generator, prompts)
+    provenance = {"checkpoint": options.checkpoint.name, "command": _command(), "commit": _commit()}
+    files = write_confidence(options.checkpoint, generator, levels, fitted, provenance)
+    ranks = ", ".join(f"{value:.2f}" for value in fitted.gate["rank_correlation"])
+    error = fitted.gate["reliability"]["expected_calibration_error"]
+    print(f"rank correlation with what the remaining steps change: {ranks}; calibration error {error:.3f}")
+    for file in files:
+        print(file)
+    return 0
+
+
+def _levels(text: str) -> tuple[float, ...]:
+    try:
+        levels = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        levels = ()
+    if not levels or levels[0] != 1 or levels[-1] <= 0 or any(a <= b for a, b in itertools.pairwise(levels)):
+        raise ValueError(f"levels: must fall from 1 towards 0, such as 1,0.9375,0.8333,0.625; got {text!r}")
+    return levels
+
+
+def small_decoder(options: argparse.Namespace) -> int:
+    """Distil a light decoder from Wan's, on given latents."""
+    check_device(options.device)
+    budget = {"minutes": options.minutes, "steps": options.steps}
+    if any(value is not None and not value > 0 for value in budget.values()):
+        raise ValueError("minutes and steps must be above 0")
+    given = any(value is not None for value in budget.values())
+    settings = SmallDecoderTraining(budget=Budget(**budget)) if given else SmallDecoderTraining()
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    vae, latents = read_wan_vae(options.vae), read_array(options.latents)
+    perceptual = load_lpips() if options.perceptual == "lpips" else None
+    torch.manual_seed(0)
+    _, gate = train_small_decoder(settings, options.out, vae, latents, device, perceptual)
+    print(f"{options.out}: small_decoder.safetensors, gate {json.dumps(gate)}")
+    return 0
+
+
+def load_lpips() -> Lpips | None:
+    """None, with a line that says so, where its weights cannot be had."""
+    try:
+        return Lpips.load()
+    except LpipsUnavailable as reason:
+        print(f"no perceptual distance, so the loss is the mean absolute error alone: {reason}", flush=True)
+        return None
 
 
 def write(config: TrainConfig, trained: Trained, folder: Path) -> None:

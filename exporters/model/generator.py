@@ -155,6 +155,11 @@ class Generator(nn.Module):
         nn.init.normal_(self.action_embed.weight, std=0.5)
         self.confidence = ConfidenceHead(dim, len(config.taps))
 
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Shape of a frame's latent: channels, height, width."""
+        return self.config.latent_channels, self.config.latent_height, self.config.latent_width
+
     def condition(self, level: Tensor, action: Tensor) -> Tensor:
         """level [...], action [..., A] -> [..., dim]. Sinusoids of 1000 * level, as in diffusion transformers."""
         frequency = torch.exp(torch.arange(32, device=level.device) * (-math.log(10000.0) / 32))

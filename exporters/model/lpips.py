@@ -70,16 +70,31 @@ class Lpips:
         ]
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.float64)
 
-    def _distance(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        total = torch.zeros(len(first), dtype=torch.float64)
+    def to(self, device: torch.device) -> Lpips:
+        """The same metric with its weights on `device`, for `between`."""
+        moved = Lpips.__new__(Lpips)
+        for name in ("_kernels", "_biases", "_heads"):
+            setattr(moved, name, [tensor.to(device) for tensor in getattr(self, name)])
+        return moved
+
+    def between(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        """float64[B], with gradients, of float32[B, 3, H, W] in [-1, 1], 31 pixels or more a side."""
+        total = torch.zeros(len(first), dtype=torch.float64, device=first.device)
         for one, other, head in zip(self._features(first), self._features(second), self._heads, strict=True):
             difference = (_normalised(one) - _normalised(other)).square()
-            total += functional.conv2d(difference, head).mean(dim=(1, 2, 3)).double()
-        return np.asarray(total.numpy())
+            total = total + functional.conv2d(difference, head).mean(dim=(1, 2, 3)).double()
+        return total
 
-    def _features(self, pictures: np.ndarray) -> list[torch.Tensor]:
-        value = torch.from_numpy(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))) * 2.0 - 1.0
-        value = (value - torch.tensor(_SHIFT).view(1, 3, 1, 1)) / torch.tensor(_SCALE).view(1, 3, 1, 1)
+    def _distance(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        one, other = (
+            torch.from_numpy(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2))) * 2.0 - 1.0
+            for pictures in (first, second)
+        )
+        return np.asarray(self.between(one, other).numpy())
+
+    def _features(self, pictures: torch.Tensor) -> list[torch.Tensor]:
+        shift, scale = (pictures.new_tensor(values).view(1, 3, 1, 1) for values in (_SHIFT, _SCALE))
+        value = (pictures - shift) / scale
         features = []
         for layer, (kernel, bias) in enumerate(zip(self._kernels, self._biases, strict=True)):
             value = functional.relu(functional.conv2d(value, kernel, bias, _STRIDES[layer], _PADDINGS[layer]))
@@ -166,7 +181,8 @@ def _kernel(array: np.ndarray) -> torch.Tensor:
 
 
 def _normalised(features: torch.Tensor) -> torch.Tensor:
-    return features / (features.square().sum(dim=1, keepdim=True).sqrt() + 1e-10)
+    # Not the root of a sum: where no feature is active its gradient would be no number.
+    return features / (torch.linalg.vector_norm(features, dim=1, keepdim=True) + 1e-10)
 
 
 def as_float_pair(reference: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

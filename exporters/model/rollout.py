@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from exporters.model.flow import add_noise
-from exporters.model.generator import Context, Generator
+from exporters.model.causal import C, CausalGenerator
+from exporters.model.flow import add_noise, expand
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Estimate:
     """What one denoising step of a batch gave."""
 
     clean: Tensor
-    """float32[B, C, h, w]."""
+    """float32[B, *latent_shape]: a frame's [C, h, w], or a chunk's [C, n, h, w]."""
     logit: Tensor
     """float32[B], the confidence head's output."""
 
@@ -26,9 +26,13 @@ Stop = Callable[[int, Estimate], Tensor]
 """(steps done, estimate) -> bool[B], True where the frame is good enough. Not asked after the last step."""
 
 
-def warm_context(generator: Generator, clean: Tensor, action: Tensor) -> Context:
-    """Commit the real frames clean[B, F, C, h, w] with the actions [B, F, A] that led to them, oldest first."""
-    context = generator.empty_context(clean.shape[0])
+def warm_context(generator: CausalGenerator[C], clean: Tensor, action: Tensor, context: C | None = None) -> C:
+    """Commit the real frames clean[B, F, *latent_shape] with the actions [B, F, A] that led to them, oldest first.
+
+    They come after those of `context`, if there is one, which also may hold a prompt.
+    """
+    if context is None:
+        context = generator.empty_context(clean.shape[0])
     level = clean.new_zeros(clean.shape[0])
     for i in range(clean.shape[1]):
         context = generator.commit(clean[:, i], level, action[:, i], context)
@@ -36,17 +40,17 @@ def warm_context(generator: Generator, clean: Tensor, action: Tensor) -> Context
 
 
 def denoise_frame(
-    generator: Generator,
+    generator: CausalGenerator[C],
     levels: tuple[float, ...],
     action: Tensor,
-    context: Context,
+    context: C,
     noise: Callable[[int], Tensor],
     stop: Stop | None = None,
 ) -> tuple[Tensor, Tensor, list[Estimate]]:
     """One tick of a batch.
 
-    `noise(k)` gives the standard normal [B, C, h, w] of step k (0-based). Returns the clean frames [B, C, h, w], the
-    steps that each took int64[B], and the estimates after every step that was run. A frame that has stopped keeps its
+    `noise(k)` gives the standard normal [B, *latent_shape] of step k (0-based). Returns the clean frames, the steps
+    that each took int64[B], and the estimates after every step that was run. A frame that has stopped keeps its
     estimate; the batch runs on until all have stopped.
     """
     batch = action.shape[0]
@@ -61,7 +65,7 @@ def denoise_frame(
             x = add_noise(estimates[-1].clean, noise(k), level)
         clean, taps, condition = generator.denoise(x, level, action, context)
         estimates.append(Estimate(clean, generator.confidence(taps, condition)))
-        result = torch.where(going[:, None, None, None], clean, result)
+        result = torch.where(expand(going, clean), clean, result)
         if k + 1 == len(levels):
             break
         if stop is not None:
@@ -75,17 +79,16 @@ def denoise_frame(
 
 @torch.no_grad()
 def rollout(
-    generator: Generator,
+    generator: CausalGenerator[C],
     levels: tuple[float, ...],
-    context: Context,
+    context: C,
     action: Tensor,
     stop: Stop | None = None,
     context_level: float = 0.0,
     rng: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Play action [B, N, A]; returns latents float32[B, N, C, h, w] and the steps taken int64[B, N]."""
-    c = generator.config
-    shape = (action.shape[0], c.latent_channels, c.latent_height, c.latent_width)
+    """Play action [B, N, A]; returns latents float32[B, N, *latent_shape] and the steps taken int64[B, N]."""
+    shape = (action.shape[0], *generator.latent_shape)
     frames, steps = [], []
     for i in range(action.shape[1]):
         clean, taken, _ = denoise_frame(

@@ -5,11 +5,11 @@ import pickle
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 pytest.importorskip("pytorch_msssim")
 
-from exporters.model import lpips as module
-from exporters.model.lpips import Lpips, LpipsUnavailable, flatten, unpickle_arrays
+from exporters.model import lpips as module  # noqa: E402
+from exporters.model.lpips import Lpips, LpipsUnavailable, flatten, unpickle_arrays  # noqa: E402
 
 _SHAPES = ((11, 11, 3, 64), (5, 5, 64, 192), (3, 3, 192, 384), (3, 3, 384, 256), (3, 3, 256, 256))
 
@@ -103,3 +103,19 @@ def test_real_weights_give_the_values_measured_when_the_port_was_checked():
 
 # Taken with the port that gives 0.7219 and 0.1376 for the two example pairs of the LPIPS repository.
 MEASURED = (0.0986383, 0.5113744, 0.8579377, 1.1538960)
+
+
+def test_its_gradients_lead_to_the_reference_also_from_where_no_feature_is_active():
+    metric = Lpips(toy_weights())
+    reference = torch.from_numpy(random_pictures(2, 1)).movedim(-1, -3).float() / 127.5 - 1.0
+    black = toy_weights()
+    for layer in range(5):
+        black[f"AlexNet_0/Conv_{layer}/bias"][:] = -100.0  # no feature is active anywhere
+    silent = torch.zeros_like(reference, requires_grad=True)
+    Lpips(black).between(silent, reference).sum().backward()
+    assert torch.isfinite(silent.grad).all()
+    picture = torch.zeros_like(reference, requires_grad=True)
+    before = metric.between(picture, reference)
+    before.sum().backward()
+    nearer = metric.between(picture - 0.1 * picture.grad / picture.grad.abs().max(), reference)
+    assert (nearer < before).all()

@@ -1,0 +1,1 @@
+"""Weights that others have published, as this project's models. Nothing is ever unpickled."""
