@@ -36,7 +36,7 @@ from .job import MS_PER_NS, NS_PER_MS, Job, Sample
 from .noise import ScheduleNoise
 from .recording import digest
 from .runner import finish_at_exit
-from .sampler import kept_shares, why_stop
+from .sampler import calibrated, kept_shares, why_stop
 from .tick import StoppedBy
 
 if TYPE_CHECKING:
@@ -91,8 +91,8 @@ class _Row:
     """One tick on its way."""
 
     __slots__ = (
-        "began_ns", "denoise_ms", "estimate", "job", "latent", "logit", "plan", "sample", "seat", "session", "step",
-        "stopped_by", "urgency_ns",
+        "began_ns", "confidences", "denoise_ms", "estimate", "job", "latent", "logit", "plan", "sample", "seat",
+        "session", "step", "stopped_by", "urgency_ns",
     )  # fmt: skip
 
     def __init__(self, job: Job, session: Session, seat: Seat) -> None:
@@ -103,6 +103,7 @@ class _Row:
         self.began_ns = 0
         self.step = 0
         self.denoise_ms: tuple[float, ...] = ()
+        self.confidences: tuple[float, ...] = ()
         self.latent = self.estimate = np.empty(0, np.float32)
         self.logit = 0.0
         self.stopped_by: StoppedBy = "ceiling"
@@ -258,9 +259,9 @@ class Batcher:
         company = min(len(self._due) + len(self._posted), self._limit)
         step_ms, decode_ms = self._needed(session._controller, company)
         try:
-            stop = why_stop(
-                job, row.plan, step, row.logit, session._controller, self._spec.calibration, step_ms, decode_ms
-            )
+            confidence = calibrated(step, row.logit, self._spec.calibration)
+            row.confidences += (confidence,)
+            stop = why_stop(job, row.plan, step, row.logit, confidence, session._controller, step_ms, decode_ms)
         except EngineError as error:
             self._fail(row, error)
             return True
@@ -325,6 +326,7 @@ class Batcher:
             pixels,
             row.estimate,
             row.logit,
+            row.confidences,
             row.stopped_by,
             wait_ms,
             row.denoise_ms,

@@ -30,6 +30,8 @@ class Sample(NamedTuple):  # a NamedTuple is made in a third of the time of a fr
     """`float32[C, h, w]`, fresh: the frame before decoding."""
     logit: float
     """The confidence head's output after the last step."""
+    confidences: tuple[float, ...]
+    """Calibrated, after each step."""
     stopped_by: StoppedBy
     wait_ms: float
     """From the handover until the worker was free."""
@@ -160,6 +162,11 @@ class Job:
         self._bell.put(None)
 
     # The caller's side.
+
+    @property
+    def left(self) -> bool:
+        """Whether it goes on, or has ended, without its caller."""
+        return self._left
 
     @property
     def finished(self) -> bool:

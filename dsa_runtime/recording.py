@@ -25,9 +25,13 @@ FORMAT_VERSION = 1
 _DIGEST = re.compile(r"[0-9a-f]{32}")
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # frozen, it would take several times as long to make, and every recorded tick makes one
 class Played:
-    """What a replay cannot find out again: how the tick fared against its budget and the clock. Fields as in `Tick`."""
+    """What a replay cannot find out again: how the tick fared against its budget and the clock. Fields as in `Tick`.
+
+    Of a tick that was answered by `repeated` before it was made, it says what came of it, with the time until its frame
+    was there.
+    """
 
     status: str
     stopped_by: str
@@ -42,28 +46,14 @@ class Played:
     budget_ms: float = math.inf
     """Absent from the file if there was none: JSON knows no infinity."""
 
-    def __post_init__(self) -> None:
-        for name, known in (("status", get_args(Status)), ("stopped_by", get_args(StoppedBy))):
-            value = getattr(self, name)
-            _check(value in known, name, f"expected one of {', '.join(known)}, got {_short(value)}")
-
     @classmethod
     def of(cls, tick: Tick) -> Played:
         """What a tick's reply says about that."""
         latency = tick.latency_ms
-        return cls(
-            status=tick.status,
-            stopped_by=tick.stopped_by,
-            confidence=tick.confidence,
-            credit_ms=tick.credit_ms,
-            wait_ms=latency["wait"],
-            denoise_ms=tuple(latency["denoise"]),
-            abandoned_ms=latency["abandoned"],
-            decode_ms=latency["decode"],
-            sdk_ms=latency["sdk"],
-            total_ms=latency["total"],
-            budget_ms=tick.budget_ms,
-        )
+        return cls(  # by position, in the order of the fields: by name it takes longer
+            tick.status, tick.stopped_by, tick.confidence, tick.credit_ms, latency["wait"], latency["denoise"],
+            latency["abandoned"], latency["decode"], latency["sdk"], latency["total"], tick.budget_ms,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,7 +66,7 @@ class Decision:
     digest: str
     """Of the pixels, see `digest`."""
     played: Played | None = None
-    """As it was measured when it was played; None where nobody kept that (`dsa record` does)."""
+    """As it was measured when it was played; None where nobody kept that."""
 
 
 @dataclass
@@ -104,6 +94,11 @@ class Recording:
     def of(cls, spec: WorldSpec, form: str, seed: int, first_tick: int = 0, snapshot: bytes | None = None) -> Recording:
         """The recording of a session in the world `spec`, in which nothing has happened yet."""
         return cls(spec.name, spec.version, spec.fingerprint, form, seed, first_tick, snapshot)
+
+    def measured(self, tick: Tick) -> None:
+        """Keep how the newest decision's tick fared."""
+        # In place, as to make a frozen one anew would cost the tick more than all else here.
+        object.__setattr__(self.decisions[-1], "played", Played.of(tick))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the recording as JSON, one line per decision. A file of that name is replaced, or kept whole."""
@@ -217,6 +212,9 @@ def _played(entry: _Entry, where: str) -> Played | None:
     if entry.played is None:
         return None
     played = strict_json.decode(Played, entry.played, where)
+    for name, known in (("status", get_args(Status)), ("stopped_by", get_args(StoppedBy))):
+        value = getattr(played, name)
+        _check(value in known, f"{where}.{name}", f"expected one of {', '.join(known)}, got {_short(value)}")
     count = len(played.denoise_ms)
     _check(count == entry.steps, f"{where}.denoise_ms", f"expected a value per step: {entry.steps}, got {count}")
     return played

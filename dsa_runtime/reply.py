@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 from time import perf_counter_ns
 
 import numpy as np
 
-from .calibration import CalibrationSpec
 from .job import MS_PER_NS, Job, Sample
 from .tick import LatencyMs, Status, Tick
 
 
-def finished(job: Job, sample: Sample, calibration: CalibrationSpec) -> Tick:
+def finished(job: Job, sample: Sample) -> Tick:
     """This tick's own frame."""
     assert job.plan is not None
-    steps = len(sample.denoise_ms)
-    confidence = calibration.confidence(steps, sample.logit)
     inside_ms = sum(sample.denoise_ms) + sample.abandoned_ms + sample.decode_ms
     total_ms = _since_ms(job.started_ns)
     return Tick(
         pixels=sample.pixels,
         tick=sample.tick,
         frame_tick=sample.tick,
-        steps=steps,
-        confidence=confidence,
+        steps=len(sample.denoise_ms),
+        confidence=sample.confidences[-1],
         threshold=job.plan.threshold,
         stopped_by=sample.stopped_by,
         budget_ms=job.budget_ms,
@@ -38,7 +36,19 @@ def finished(job: Job, sample: Sample, calibration: CalibrationSpec) -> Tick:
             sdk=total_ms - sample.wait_ms - inside_ms,
             total=total_ms,
         ),
+        confidences=sample.confidences,
     )
+
+
+def left(job: Job, sample: Sample) -> Tick:
+    """A tick that was answered by `stale` and has been made since, which no caller sees: for recordings. Its time ends
+    when its frame was there."""
+    made = finished(job, sample)
+    latency_ms = made.latency_ms.copy()
+    latency_ms["sdk"] += job.total_ms - latency_ms["total"]
+    latency_ms["total"] = job.total_ms
+    slack_ms = job.allowance_ms - job.total_ms
+    return dataclasses.replace(made, status="repeated", slack_ms=slack_ms, latency_ms=latency_ms)
 
 
 def stale(

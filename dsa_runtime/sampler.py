@@ -67,6 +67,7 @@ class Sampler:
         workspace.action[0] = job.action
         latent[0] = self._noise.of_step[0]
         denoise_ms: tuple[float, ...] = ()
+        confidences: tuple[float, ...] = ()
         abandoned_ms, logit, step = 0.0, 0.0, 0
         while True:
             if not job.may_take(step + 1):
@@ -82,8 +83,10 @@ class Sampler:
                 break
             logit = workspace.logits.item(step)
             step += 1
+            confidence = calibrated(step, logit, self._spec.calibration)
+            confidences += (confidence,)
             step_ms = None if step == len(costs.denoise_ms) else costs.denoise_ms[step]
-            stop = why_stop(job, plan, step, logit, controller, self._spec.calibration, step_ms, costs.decode_ms)
+            stop = why_stop(job, plan, step, logit, confidence, controller, step_ms, costs.decode_ms)
             if stop is not None:
                 stopped_by = stop
                 break
@@ -93,8 +96,9 @@ class Sampler:
         estimate = self._estimate_of[step - 1].copy()
         pixels, decode_ns = workspace.decode(estimate)
         wait_ms = max(free_ns - job.handed_over_ns, 0) * MS_PER_NS
+        decode_ms = decode_ns * MS_PER_NS
         return Sample(
-            state.tick, pixels, estimate, logit, stopped_by, wait_ms, denoise_ms, abandoned_ms, decode_ns * MS_PER_NS
+            state.tick, pixels, estimate, logit, confidences, stopped_by, wait_ms, denoise_ms, abandoned_ms, decode_ms
         )
 
     def decode(self, latent: np.ndarray) -> np.ndarray:
@@ -102,13 +106,20 @@ class Sampler:
         return self._workspace.decode(latent)[0]
 
 
+def calibrated(step: int, logit: float, calibration: CalibrationSpec) -> float:
+    """The confidence after `step` denoising steps. Raises `EngineError` for a logit that is no number."""
+    if not math.isfinite(logit):
+        raise EngineError(f"denoise: the confidence logit of step {step} is {logit}")
+    return calibration.confidence(step, logit)
+
+
 def why_stop(
     job: Job,
     plan: Plan,
     step: int,
     logit: float,
+    confidence: float,
     controller: Controller,
-    calibration: CalibrationSpec,
     step_ms: float | None,
     decode_ms: float | None,
 ) -> StoppedBy | None:
@@ -116,13 +127,11 @@ def why_stop(
 
     `step_ms` and `decode_ms` are what a further step and the decoding are expected to cost.
     """
-    if not math.isfinite(logit):
-        raise EngineError(f"denoise: the confidence logit of step {step} is {logit}")
     if job.steps is not None:
         return "request" if step == job.steps else None
     if step >= plan.max_steps:
         return "ceiling"
-    if not controller.wants_more(plan, step, calibration.confidence(step, logit), score(logit)):
+    if not controller.wants_more(plan, step, confidence, score(logit)):
         return "confidence"
     elapsed_ms = (perf_counter_ns() - job.started_ns) * MS_PER_NS
     return None if controller.admits(elapsed_ms, job.allowance_ms, step_ms, decode_ms) else "budget"

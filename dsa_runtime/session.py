@@ -26,7 +26,7 @@ from .errors import CancelledError, DeadlineError, EngineError, SessionError
 from .frame_cache import Window
 from .job import MS_PER_NS, NS_PER_MS, Job, Line, Sample
 from .latency import Costs, LatencyModel
-from .recording import Decision, Recording, digest
+from .recording import Decision, Played, Recording, digest
 from .runner import Lease, Runner
 from .runtime import Runtime
 from .sampler import score
@@ -296,7 +296,10 @@ class Session:
         if job.error is not None:
             raise job.error
         assert job.sample is not None
-        return reply.finished(job, job.sample, spec.calibration)
+        made = reply.finished(job, job.sample)
+        if self._recording is not None:
+            self._recording.measured(made)
+        return made
 
     def _await(self, job: Job) -> None:
         """Wait for a tick, and be its watchdog: when the deadline comes, see to it that the call returns."""
@@ -375,7 +378,9 @@ class Session:
         if self._on_miss == "repeat":
             self._newest = (state.tick + 1, sample.pixels.copy())
         if self._recording is not None:
-            decision = Decision(job.asked, len(sample.denoise_ms), job.plan.threshold, recorded)
+            # How a tick fared is known when its call returns, or, where that did not wait for it, now.
+            played = Played.of(reply.left(job, sample)) if job.left else None
+            decision = Decision(job.asked, len(sample.denoise_ms), job.plan.threshold, recorded, played)
             self._recording.decisions.append(decision)
 
     def _commit(self, runner: Runner) -> None:

@@ -69,3 +69,6 @@ class Tick:
     """Budget and credit left at return; negative when late."""
     status: Status
     latency_ms: LatencyMs
+    confidences: tuple[float, ...] = ()
+    """As `confidence`, after each denoising step: one value per step, the last of them is `confidence`. Empty where
+    `steps` is 0, and in the ticks of a server that does not say them yet."""

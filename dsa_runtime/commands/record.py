@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import time
 from collections import Counter
 from pathlib import Path
@@ -70,18 +69,13 @@ def run(options: argparse.Namespace) -> Result:
 def record(
     world: World, actions: list[Any], seed: int, budget_ms: float | None, threshold: float | None, bar: tqdm[Any]
 ) -> Recording:
-    """Play these actions as fast as they come. The recording knows how every tick fared."""
-    from ..recording import Played
-
-    played = []
+    """Play these actions as fast as they come."""
     with world.session(seed, threshold=threshold, record=True) as session:
         for action in actions:
-            played.append(Played.of(session.step(action, budget_ms)))
+            session.step(action, budget_ms)
             bar.update()
         recording = session.recording
     assert recording is not None
-    known = zip(recording.decisions, played, strict=True)
-    recording.decisions[:] = [dataclasses.replace(decision, played=facts) for decision, facts in known]
     return recording
 
 

@@ -24,9 +24,9 @@ class Strip:
     def __init__(self, play: Play, width: int) -> None:
         self._play, self._width = play, width
         self._schedule = play.spec.schedule.steps
-        # A budget without end has no line; the bar is then scaled by the slowest tick.
-        self._budget_ms = play.budget_ms if math.isfinite(play.budget_ms) else None
-        self._full_ms = 1.25 * (self._budget_ms or max(tick.latency_ms["total"] for tick in play.ticks))
+        budgets = [tick.budget_ms for tick in play.ticks if math.isfinite(tick.budget_ms)]
+        # A budget without end has no line; where all are so, the bar is scaled by the slowest tick.
+        self._full_ms = 1.25 * max(budgets or [tick.latency_ms["total"] for tick in play.ticks])
 
     def draw(self, index: int) -> Image.Image:
         """The strip for tick `index`, RGB, `width` x `height`."""
@@ -64,8 +64,8 @@ class Strip:
         _caption(draw, left, width, caption, f"{total_ms:.1f} ms", MUTED if tick.status == "ok" else ALARM)
         _bar(draw, left, left + width, TRACK)
         _bar(draw, left, left + round(width * min(total_ms / self._full_ms, 1.0)), colour)
-        if self._budget_ms is not None:
-            _mark(draw, left + round(width * self._budget_ms / self._full_ms))
+        if math.isfinite(tick.budget_ms):
+            _mark(draw, left + round(width * tick.budget_ms / self._full_ms))
 
     def _draw_history(self, draw: ImageDraw.ImageDraw, index: int) -> None:
         """Steps of the last ticks, the newest at the right, beside what the player does."""

@@ -120,7 +120,7 @@ class Connection:
                            as in `World.session`
         frames             as in `connect`; None for the connection's
         quality            of JPEG, 1 (smallest) to 95 (best)
-        publish            let spectators see its frames, see `RemoteSession.topic`
+        publish            let spectators see its frames and decisions, see `RemoteSession.topic`
         lease_ms           how long the session outlives this process; None for the server's default
         recover            make the session again, as it was, when the server was restarted or has given it up, and go
                            on: same frames, no tick lost and none twice. What cannot be made again is what was measured:

@@ -110,11 +110,13 @@ def _step(hosted: Hosted, request: Request) -> Outcome:
     queue_ms = (perf_counter_ns() - request.arrived_ns) * MS_PER_NS
     left_ms = max(budget_ms - queue_ms, _LEAST_BUDGET_MS)
     tick = session.step(fields.get("action"), left_ms, steps=fields.get("steps"))
-    described = {"sid": hosted.sid, **frame_fields(tick, budget_ms, queue_ms)}
-    reply = _reply(request, "frame", described, outlet.buffer(tick.pixels))
+    decision = frame_fields(tick, budget_ms, queue_ms)
+    reply = _reply(request, "frame", {"sid": hosted.sid, **decision}, outlet.buffer(tick.pixels))
     commit_ms = session.latency.quantile("commit", 0.5) or 0.0
-    # The picture it started from has been shown already.
-    shown = (partial(outlet.publish, tick.frame_tick, tick.pixels),) if tick.frame_tick >= 0 else ()
+    shown: tuple[Callable[[], None], ...] = ()
+    if tick.frame_tick >= 0:  # the picture it started from has been shown already
+        told = {**decision, "schedule_steps": session.spec.schedule.steps}  # without the sid: who knows it owns it
+        shown = (partial(outlet.publish, tick.frame_tick, tick.pixels, told),)
     return Outcome(reply, tick, commit_ms, then=shown)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -86,10 +87,10 @@ class Outlet:
             return Buffer("frame", "u1", pixels.shape, data, self.mode)
         return picture_buffer(pixels)
 
-    def publish(self, tick: int, pixels: np.ndarray) -> None:
-        """Show `uint8[height, width, 3]` to the spectators, if it is published."""
+    def publish(self, tick: int, pixels: np.ndarray, decision: Mapping[str, Any] | None = None) -> None:
+        """Show `uint8[height, width, 3]`, and what was decided for it, to the spectators, if it is published."""
         if self._publisher is not None:
-            self._publisher.publish(self.topic, tick, pixels)
+            self._publisher.publish(self.topic, tick, pixels, decision)
 
     def close(self) -> None:
         """Give the shared memory back. Idempotent."""

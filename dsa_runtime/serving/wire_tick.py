@@ -35,6 +35,7 @@ def frame_fields(tick: Tick, budget_ms: float, queue_ms: float) -> dict[str, Any
         "status": tick.status,
         "steps": tick.steps,
         "confidence": float(tick.confidence),
+        "confidences": [float(confidence) for confidence in tick.confidences],
         "threshold": None if tick.threshold is None else float(tick.threshold),
         "stopped_by": tick.stopped_by,
         "budget_us": budget_us(budget_ms),
@@ -60,11 +61,12 @@ def tick_of(fields: Fields, pixels: np.ndarray) -> Tick:
     latency = mapping(fields, "latency_us")
     budget = integer(fields, "budget_us", NO_BUDGET, _MOST_US)
     slack = optional(_ms, fields, "slack_us")
+    steps = integer(fields, "steps", 0, 2**31 - 1)
     return Tick(
         pixels=pixels,
         tick=uint64(fields, "tick"),
         frame_tick=integer(fields, "frame_tick", -1, 2**63 - 1),
-        steps=integer(fields, "steps", 0, 2**31 - 1),
+        steps=steps,
         confidence=number(fields, "confidence"),
         threshold=optional(number, fields, "threshold"),
         stopped_by=cast(StoppedBy, choice(fields, "stopped_by", get_args(StoppedBy))),
@@ -80,6 +82,7 @@ def tick_of(fields: Fields, pixels: np.ndarray) -> Tick:
             sdk=_ms(latency, "sdk"),
             total=_ms(latency, "total"),
         ),
+        confidences=_confidences(fields, steps),
     )
 
 
@@ -94,6 +97,14 @@ def raw_pixels(buffer: Buffer) -> np.ndarray:
         raise WireError("malformed", f"bufs.{buffer.name}: expected raw u1 [height, width, 3]")
     pixels: np.ndarray = np.frombuffer(buffer.data, np.uint8).reshape(buffer.shape).copy()
     return pixels
+
+
+def _confidences(fields: Fields, steps: int) -> tuple[float, ...]:
+    """After each step; none from a server that does not say them yet."""
+    values = optional(array, fields, "confidences") or []
+    if len(values) not in (0, steps):
+        raise WireError("malformed", f"confidences: expected {steps}, one per step, got {len(values)}")
+    return tuple(number({"confidences": value}, "confidences") for value in values)
 
 
 def _us(ms: float) -> int:

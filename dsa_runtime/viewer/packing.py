@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,9 +33,15 @@ TICKS, PICTURES, FILE = 1, 2, 3
 HEADER = struct.Struct("<4sBBHIHH")
 
 
-def pack_ticks(ticks: Sequence[Tick], schedule_steps: int, stamp: float | None) -> bytes:
-    """One tick of each lane. `stamp` is that of the input that was held, as the page gave it; None before the first."""
-    head = {"stamp": stamp, "lanes": [describe(tick, schedule_steps) for tick in ticks]}
+def pack_ticks(
+    ticks: Sequence[Tick], schedule_steps: int, stamp: float | None, more: Mapping[str, Any] | None = None
+) -> bytes:
+    """One tick of each lane.
+
+    stamp   of the input that was held, as the page gave it; None before the first
+    more    for the head
+    """
+    head = {"stamp": stamp, "lanes": [describe(tick, schedule_steps) for tick in ticks], **(more or {})}
     return _pack(TICKS, head, [tick.pixels for tick in ticks])
 
 
@@ -57,6 +63,7 @@ def describe(tick: Tick, schedule_steps: int) -> dict[str, Any]:
         "tick": tick.tick,
         "steps": tick.steps,
         "confidence": round(float(tick.confidence), 4),
+        "confidences": [round(float(confidence), 4) for confidence in tick.confidences],
         "threshold": None if tick.threshold is None else round(float(tick.threshold), 4),
         "stopped_by": tick.stopped_by,
         "budget": _finite(tick.budget_ms),

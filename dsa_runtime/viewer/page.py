@@ -17,8 +17,7 @@ from ..errors import BusyError, ServingError
 from .command import MOST_BYTES, Seen, read_command
 from .config import PORTS, ViewerConfig
 from .door import Door
-from .outbox import Outbox
-from .tabs import Make, Tab, Tabs
+from .tabs import Hang, Make, Tab, Tabs
 
 STATIC = Path(__file__).with_name("static")
 TAKEN_OVER, FULL = 4001, 4003
@@ -111,7 +110,7 @@ class Page:
         except BusyError as full:
             await link.close(code=FULL, message=str(full).encode())
             return link
-        sending = asyncio.create_task(self._send(link, tab.out, news))
+        sending = asyncio.create_task(self._send(link, tab, hang_up, news))
         self._links.add(link)
         try:
             await self._receive(link, tab)
@@ -121,13 +120,15 @@ class Page:
             self._tabs.detach(tab, hang_up)
         return link
 
-    async def _send(self, link: web.WebSocketResponse, out: Outbox, news: asyncio.Event) -> None:
+    async def _send(self, link: web.WebSocketResponse, tab: Tab, hang_up: Hang, news: asyncio.Event) -> None:
         with suppress(ConnectionError):
             await link.send_json({"is": "hello", **self._hello})
             while True:
                 await news.wait()
                 news.clear()
-                for message in out.take():
+                if tab.hang_up is not hang_up:  # taken over: what there is goes to the other connection
+                    return
+                for message in tab.out.take():
                     await (link.send_str(message) if isinstance(message, str) else link.send_bytes(message))
 
     async def _receive(self, link: web.WebSocketResponse, tab: Tab) -> None:
@@ -172,6 +173,8 @@ def _bind(config: ViewerConfig) -> socket.socket:
                 listening.close()
                 raise
             return listening
+        except UnicodeError:
+            raise ServingError(f"--host {config.host}: not the name of a host; choose another one") from None
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 problem = f"--host {config.host} --port {port}: {error.strerror or error}; choose another one"

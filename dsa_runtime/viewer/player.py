@@ -9,6 +9,7 @@ from typing import Any
 
 from .. import strict_json
 from ..errors import ServingError, SessionError
+from ..tick import Tick
 from ..world import World
 from .command import Away, Command, Fork, Here, Hold, Keep, Pause, Play, Reset, Rewind, Save, Settings, StepOnce
 from .controls import Controls
@@ -49,12 +50,16 @@ class Player:
         return self._world.spec.frame.period_ms
 
     def beat(self) -> None:
-        """One tick in each lane. Raises what `Session.step` does; then it is paused."""
+        """One tick in each lane. Raises what `Session.step` does; then no lane has moved, and it is paused."""
         held = self._held()
+        ticks: list[Tick] = []
         try:
             action = self._controls.action(*((held.held, held.moved) if held else ((), ())))
-            ticks = [lane.step(action) for lane in self._lanes]
+            for lane in self._lanes:
+                ticks.append(lane.step(action))
         except BaseException:
+            for lane, _ in zip(self._lanes, ticks, strict=False):
+                lane.rewind(lane.tick - 1)
             self._pause()
             raise
         self.beats += 1

@@ -41,6 +41,7 @@ class Tabs:
         """
         self._make, self._most, self._keep_s, self._clock_s = make, most, keep_s, clock_s
         self._tabs: dict[str, Tab] = {}
+        self._closing: list[Loop] = []
 
     def __len__(self) -> int:
         return len(self._tabs)
@@ -55,6 +56,8 @@ class Tabs:
         """
         tab = self._tabs.get(name)
         if tab is not None and tab.loop.is_over:  # it could not be opened; perhaps it can now
+            if tab.hang_up is not None:
+                tab.hang_up()
             self._close(name)
             tab = None
         if tab is None:
@@ -87,8 +90,8 @@ class Tabs:
 
     def join(self) -> None:
         """After `end`: wait until the sessions are closed."""
-        for tab in self._tabs.values():
-            tab.loop.join(_JOIN_S)
+        for loop in [*self._closing, *(tab.loop for tab in self._tabs.values())]:
+            loop.join(_JOIN_S)
 
     def _open(self, name: str) -> Tab:
         gone = [name for name, tab in self._tabs.items() if tab.hang_up is None]
@@ -102,4 +105,6 @@ class Tabs:
         return tab
 
     def _close(self, name: str) -> None:
-        self._tabs.pop(name).loop.end()
+        loop = self._tabs.pop(name).loop
+        loop.end()
+        self._closing = [*(other for other in self._closing if not other.is_over), loop]

@@ -1,29 +1,25 @@
-"""Watcher: what a tab does that looks on at a running `dsa serve`: its published sessions, and its counts.
-
-Published frames carry a tick and a picture (`serving/PROTOCOL.md`, Spectators). What was decided for each is known to
-the session's client alone, so the page shows the server's counts instead.
+"""Watcher: what a tab does that looks on at a running `dsa serve`: its published sessions, with what was decided in
+their ticks (`serving/PROTOCOL.md`, Spectators), and its counts.
 """
 
 from __future__ import annotations
 
-import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import singledispatchmethod
 from typing import Any
 
-import numpy as np
 import zmq
 
 from ..errors import ServerError, ServingError
 from ..serving.client import Connection
 from ..serving.link import ClientKeys
+from ..serving.spectator import Published, read_published
 from .command import Away, Command, Here, Watch
 from .outbox import Outbox
-from .packing import pack_pictures
+from .packing import pack_pictures, pack_ticks
 
-_HEADER = struct.Struct("<8s4sIQII")
 _PERIOD_MS = 20.0
 _COUNT_S = 1.0
 _FORGET_S = 10.0
@@ -32,11 +28,10 @@ _COUNTS = ("sessions", "ticks", "late", "repeated", "skipped", "refused", "load"
 
 
 @dataclass
-class _Published:
+class _Seen:
     """A session that was seen, and its newest frame."""
 
-    tick: int
-    pixels: np.ndarray
+    frame: Published
     frames: int = 0
     """Since the last count."""
     rate: float = 0.0
@@ -62,12 +57,14 @@ class Watcher:
         self._out, self._clock_s = out, clock_s
         self._connection = connect()
         try:
-            self._socket = _subscribe(self._connection, keys)
+            self._socket = _reach(self._connection, keys)
         except BaseException:
             self._connection.close()
             raise
         self._seen = False
-        self._sessions: dict[bytes, _Published] = {}
+        self._sessions: dict[bytes, _Seen] = {}
+        self._unread = ""
+        """Why the newest message that could not be read could not."""
         self._topic: bytes | None = None
         self._counted_s = clock_s()
         self._counts: dict[str, Any] = {}
@@ -107,12 +104,19 @@ class Watcher:
 
     @perform.register
     def _(self, command: Here) -> None:
-        self._seen = True
+        if not self._seen:
+            self._seen = True
+            self._socket.setsockopt(zmq.SUBSCRIBE, b"")
+            self._counted_s = now_s = self._clock_s()
+            for session in self._sessions.values():  # nothing could be heard of them
+                session.heard_s, session.frames = now_s, 0
         self._say()
 
     @perform.register
     def _(self, command: Away) -> None:
-        self._seen = False
+        if self._seen:  # else what nobody looks at would pile up
+            self._seen = False
+            self._socket.setsockopt(zmq.UNSUBSCRIBE, b"")
 
     def close(self) -> None:
         """Idempotent."""
@@ -123,17 +127,19 @@ class Watcher:
         """Take in all that has come; the topics of which there is something new."""
         news = set()
         while self._socket.poll(0):
-            message = self._socket.recv()
-            frame = read_published(message)
-            if frame is None:
+            try:
+                topic, frame = read_published(self._socket.recv())
+            except ValueError as error:  # of another version, say: it is told once, not with every frame
+                if str(error) != self._unread:
+                    self._unread = str(error)
+                    self._out.complain(self._unread)
                 continue
-            topic, tick, pixels = frame
             known = self._sessions.get(topic)
             if known is None:
                 if len(self._sessions) >= _MOST_SESSIONS:
                     continue
-                known = self._sessions[topic] = _Published(tick, pixels)
-            known.tick, known.pixels, known.heard_s = tick, pixels, now_s
+                known = self._sessions[topic] = _Seen(frame)
+            known.frame, known.heard_s = frame, now_s
             known.frames += 1
             news.add(topic)
         return news
@@ -157,36 +163,31 @@ class Watcher:
 
     def _show(self) -> None:
         assert self._topic is not None
-        session = self._sessions[self._topic]
-        self._out.show(pack_pictures([session.pixels], {"tick": session.tick}))
+        frame = self._sessions[self._topic].frame
+        topic = self._topic.hex()
+        if frame.decision is None:
+            head = {"tick": frame.tick, "topic": topic, "decides": frame.version > 1}
+            self._out.show(pack_pictures([frame.pixels], head))
+        else:
+            steps = frame.schedule_steps
+            self._out.show(pack_ticks([frame.decision], steps, None, {"topic": topic, "steps": steps}))
 
     def _say(self) -> None:
         sessions = [
-            {"topic": topic.hex(), "tick": session.tick, "rate": round(session.rate, 1)}
+            {"topic": topic.hex(), "tick": session.frame.tick, "rate": round(session.rate, 1)}
             for topic, session in sorted(self._sessions.items())
         ]
         shown = None if self._topic is None else self._topic.hex()
         self._out.say("watch", {"sessions": sessions, "topic": shown, "server": self._counts})
 
 
-def read_published(message: bytes) -> tuple[bytes, int, np.ndarray] | None:
-    """Topic, tick and `uint8[height, width, 3]` of a published frame; None for what is none."""
-    if len(message) < _HEADER.size:
-        return None
-    topic, magic, version, tick, height, width = _HEADER.unpack_from(message)
-    if (magic, version) != (b"DSAP", 1) or not height * width or len(message) != _HEADER.size + height * width * 3:
-        return None
-    return topic, tick, np.frombuffer(message, np.uint8, offset=_HEADER.size).reshape(height, width, 3)
-
-
-def _subscribe(connection: Connection, keys: ClientKeys | None) -> zmq.Socket[bytes]:
-    """To everything that is published. Raises `ServingError`."""
+def _reach(connection: Connection, keys: ClientKeys | None) -> zmq.Socket[bytes]:
+    """A socket to subscribe to what is published. Raises `ServingError`."""
     address = connection.publish_address
     if address is None:
         raise ServingError("the server does not publish frames; start it with --publish ADDRESS")
     watching: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.SUB)
     watching.setsockopt(zmq.LINGER, 0)
-    watching.setsockopt(zmq.SUBSCRIBE, b"")
     if keys is not None:
         keys.put_on(watching)
     watching.connect(address)

@@ -13,6 +13,10 @@ def sentence(tick: Tick, schedule_steps: int) -> str:
 
 
 def _steps(tick: Tick, schedule_steps: int) -> str:
+    if tick.status == "repeated":
+        return f"not ready in time, so {_again(tick)}"
+    if tick.status == "skipped":
+        return f"the tick before was not ready, so {_again(tick)}"
     taken = f"{tick.steps} of {schedule_steps} steps"
     if tick.stopped_by == "request":
         return f"{taken}, as asked for"
@@ -29,9 +33,15 @@ def _steps(tick: Tick, schedule_steps: int) -> str:
     return f"{taken}: confidence {confidence}"
 
 
+def _again(tick: Tick) -> str:
+    return f"the frame of tick {tick.frame_tick} again" if tick.frame_tick >= 0 else "the first picture again"
+
+
 def _time(tick: Tick) -> str:
-    total_ms = f"{tick.latency_ms['total']:.1f} ms"
-    return f"{total_ms}, no limit" if math.isinf(tick.budget_ms) else f"{total_ms} of {tick.budget_ms:.3g}"
+    total, budget_ms = f"{tick.latency_ms['total']:.1f} ms", tick.budget_ms
+    if math.isinf(budget_ms):
+        return f"{total}, no limit"
+    return f"{total} of {budget_ms:.0f}" if budget_ms >= 100 else f"{total} of {budget_ms:.3g}"
 
 
 def _status(tick: Tick) -> str:

@@ -1,7 +1,8 @@
 """Orchard: a small Gymnasium environment to try one's own world with. Apples fall, a basket catches them.
 
-What the basket does follows from the action alone; where the next apple hangs, nobody knows. So a neural world of it
-has both: frames that one denoising step draws as well as three, and frames of which it cannot be sure.
+What the basket does follows from the action alone, and a squirrel takes every apple back up, to the other side; how
+fast it falls then, nobody knows. So a neural world of it has both: frames that one denoising step draws as well as
+three, and frames of which it cannot be sure.
 
     python -m exporters.recording record-env examples.own_world.orchard:Orchard-v0 --out data/orchard
 """
@@ -48,7 +49,8 @@ class Orchard(gymnasium.Env[np.ndarray, int]):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
         self._basket = float(self.np_random.integers(_BASKET_HALF, SIZE - _BASKET_HALF))
-        self._apples = np.array([self._hung() for _ in range(APPLES)])  # column, row, fall per step
+        columns = self.np_random.uniform(5, SIZE - 6, APPLES)
+        self._apples = np.array([self._hung(column) for column in columns])  # column, row, fall per step
         self._apples[:, 1] = self.np_random.uniform(10, 45, APPLES)
         self._splash = 0
         return self._observe(), {}
@@ -62,9 +64,9 @@ class Orchard(gymnasium.Env[np.ndarray, int]):
         for apple in self._apples:
             if apple[1] >= _BASKET_ROW and abs(apple[0] - self._basket) <= _BASKET_HALF:
                 reward, self._splash = reward + 1.0, 3
-                apple[:] = self._hung()
+                apple[:] = self._hung(SIZE - 1 - apple[0])
             elif apple[1] > SIZE:
-                apple[:] = self._hung()
+                apple[:] = self._hung(SIZE - 1 - apple[0])
         return self._observe(), reward, False, False, {}
 
     def render(self) -> np.ndarray:  # type: ignore[override]
@@ -81,8 +83,8 @@ class Orchard(gymnasium.Env[np.ndarray, int]):
         picture[rim] = _SPLASH if self._splash else _WICKER * 0.7
         return picture.astype(np.uint8)
 
-    def _hung(self) -> np.ndarray:
-        return np.array([self.np_random.uniform(5, SIZE - 6), 6.0, self.np_random.uniform(1.0, 2.2)])
+    def _hung(self, column: float) -> np.ndarray:
+        return np.array([column, 6.0, self.np_random.uniform(1.0, 2.2)])
 
     def _observe(self) -> np.ndarray:
         return np.concatenate([[self._basket], self._apples.ravel()]).astype(np.float32)

@@ -1,6 +1,6 @@
 """One message of each type, as `tests/golden/dsa1.json` holds their bytes.
 
-python -m tests.serving.golden_messages     # writes the file anew: only for a new version of the protocol
+python -m tests.serving.golden_messages     # writes the file anew: to add one. The others' bytes stay as they are
 """
 
 from __future__ import annotations
@@ -119,6 +119,7 @@ MESSAGES = {
     "step": Message("step", 42, {**ABOUT, "action": 1, "budget_us": 33333}),
     "step, box": Message("step", 42, {**ABOUT, "action": [0.5, -0.25], "budget_us": -1, "steps": 2}),
     "frame": Message("frame", 42, {**ABOUT, **FRAME_FIELDS}, (FRAME,)),
+    "frame, confidences": Message("frame", 42, {**ABOUT, **FRAME_FIELDS, "confidences": [0.5, 0.9375]}, (FRAME,)),
     "frame, jpeg": Message(
         "frame", 42, {**ABOUT, **FRAME_FIELDS}, (Buffer("frame", "u1", (2, 2, 3), b"\xff\xd8\xff\xd9", "jpeg"),)
     ),

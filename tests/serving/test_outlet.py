@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgpack  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 
 from dsa_runtime import World
 from dsa_runtime.serving.frame_ring import FrameReader
 from dsa_runtime.serving.pictures import decode_picture
-from dsa_runtime.serving.spectator import Spectator
+from dsa_runtime.serving.spectator import Spectator, read_published
+from dsa_runtime.serving.wire_tick import tick_of
 from tests.serving.drawn import ACTIONS, frames
-from tests.serving.peer import Peer, pixels, refusal
+from tests.serving.peer import WAIT_MS, Peer, pixels, refusal
 from tests.serving.serve import serve
 
 
@@ -80,8 +82,16 @@ def test_spectators_see_what_is_published(tiny_world: World, tmp_path: Path) -> 
                 if (seen := spectator.receive(10)) is not None:
                     break
             assert seen is not None and seen.tick <= reply.fields["tick"]
-            if seen.tick == reply.fields["tick"]:
-                np.testing.assert_array_equal(seen.pixels, pixels(reply))
+            reply = peer.step(opened.fields["sid"])
+            while seen.tick < reply.fields["tick"]:
+                assert spectator._socket.poll(WAIT_MS)
+                seen = read_published(message := spectator._socket.recv())[1]
+            assert seen.decision is not None and seen.schedule_steps == tiny_world.spec.schedule.steps
+            mine = tick_of(reply.fields, pixels(reply))
+            for name in vars(mine).keys() - {"pixels"}:
+                assert getattr(seen.decision, name) == getattr(mine, name), name
+            np.testing.assert_array_equal(seen.decision.pixels, mine.pixels)
+            assert msgpack.packb(opened.fields["sid"]) not in message, "who knows it owns the session"
         assert "topic" not in peer.ask("open", key=2).fields
 
 

@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 import zmq
 
-from dsa_runtime.serving.spectator import Published, Publisher, Spectator
+from dsa_runtime.serving.spectator import Published, Publisher, Spectator, read_published
+from dsa_runtime.serving.wire import unpack
+from tests.serving.golden_messages import FRAME_FIELDS
 
+DECISION = {**FRAME_FIELDS, "confidences": [0.5, 0.9375], "schedule_steps": 3}
 TOPIC, OTHER = b"\0topic-1", b"\0topic-2"
 WAIT_MS = 20_000
 
@@ -138,13 +141,46 @@ def test_the_layout_is_the_documented_one(publisher: Publisher) -> None:
         while not raw.poll(10):
             publisher.publish(TOPIC, 5, picture(5))
         message = raw.recv()
-    assert message == struct.pack("<8s4sIQII", TOPIC, b"DSAP", 1, 5, 8, 6) + picture(5).tobytes()
+        assert message == struct.pack("<8s4sIQII", TOPIC, b"DSAP", 2, 5, 8, 6) + picture(5).tobytes()
+        publisher.publish(TOPIC, 5, picture(5), DECISION)
+        assert raw.poll(WAIT_MS)
+        decided = raw.recv()
+    assert decided[: len(message)] == message
+    told = unpack([b"DSA1", decided[len(message) :]])
+    assert (told.type, told.id, told.fields) == ("frame", 0, DECISION)
+
+
+def test_what_was_decided_comes_with_the_picture(publisher: Publisher) -> None:
+    with Spectator(publisher.address, TOPIC) as spectator:
+        joined(publisher, spectator)
+        publisher.publish(TOPIC, 41, picture(1), DECISION)
+        seen = newest(spectator, 41)
+    assert seen.decision is not None and seen.schedule_steps == 3
+    np.testing.assert_array_equal(seen.decision.pixels, picture(1))
+    assert (seen.decision.tick, seen.decision.steps, seen.decision.status) == (41, 2, "ok")
+    assert (seen.decision.confidences, seen.decision.threshold) == ((0.5, 0.9375), 0.75)
+    assert (seen.decision.budget_ms, seen.decision.latency_ms["denoise"]) == (33.333, (2.1, 2.05))
+
+
+def test_a_server_of_version_1_is_seen_without_decisions() -> None:
+    message = struct.pack("<8s4sIQII", TOPIC, b"DSAP", 1, 5, 8, 6) + picture(5).tobytes()
+    topic, seen = read_published(message)
+    np.testing.assert_array_equal(seen.pixels, picture(5))
+    assert (topic, seen.tick, seen.decision, seen.version) == (TOPIC, 5, None, 1)
 
 
 @pytest.mark.parametrize(
     "message",
-    [TOPIC, TOPIC + b"DSAX" + bytes(20), TOPIC + struct.pack("<4sIQII", b"DSAP", 1, 0, 8, 6) + bytes(8 * 6 * 3 - 1)],
-    ids=["cut short", "something else", "pixels missing"],
+    [
+        TOPIC,
+        TOPIC + b"DSAX" + bytes(20),
+        TOPIC + struct.pack("<4sIQII", b"DSAP", 1, 0, 8, 6) + bytes(8 * 6 * 3 - 1),
+        TOPIC + struct.pack("<4sIQII", b"DSAP", 1, 0, 8, 6) + bytes(8 * 6 * 3 + 1),
+        TOPIC + struct.pack("<4sIQII", b"DSAP", 2, 0, 8, 0),
+        TOPIC + struct.pack("<4sIQII", b"DSAP", 3, 0, 8, 6) + bytes(8 * 6 * 3),
+        TOPIC + struct.pack("<4sIQII", b"DSAP", 2, 0, 8, 6) + bytes(8 * 6 * 3) + b"\x81\xa1t\xa5frame",
+    ],
+    ids=["cut short", "something else", "pixels missing", "too long", "no pixels", "a later version", "no decision"],
 )
 def test_what_is_no_frame_is_refused(tmp_path: Path, message: bytes) -> None:
     address = f"ipc://{tmp_path}/frames"

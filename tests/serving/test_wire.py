@@ -176,7 +176,7 @@ def a_tick(**changes: Any) -> Tick:
     values: dict[str, Any] = {
         "pixels": np.arange(12, dtype=np.uint8).reshape(2, 2, 3), "tick": 5, "frame_tick": 5, "steps": 2,
         "confidence": 0.75, "threshold": 0.5, "stopped_by": "confidence", "budget_ms": 33.0, "credit_ms": 1.0,
-        "slack_ms": 28.0, "status": "ok", "latency_ms": latency,
+        "slack_ms": 28.0, "status": "ok", "latency_ms": latency, "confidences": (0.25, 0.75),
     }  # fmt: skip
     return Tick(**{**values, **changes})
 
@@ -186,7 +186,14 @@ def a_tick(**changes: Any) -> Tick:
     [
         {},
         {"threshold": None, "budget_ms": math.inf, "slack_ms": math.inf, "stopped_by": "ceiling"},
-        {"frame_tick": -1, "status": "repeated", "steps": 0, "slack_ms": -0.5, "stopped_by": "deadline"},
+        {
+            "frame_tick": -1,
+            "status": "repeated",
+            "steps": 0,
+            "slack_ms": -0.5,
+            "stopped_by": "deadline",
+            "confidences": (),
+        },
     ],
 )
 def test_a_tick_survives_the_wire(changes: dict[str, Any]) -> None:
@@ -202,6 +209,13 @@ def test_a_tick_survives_the_wire(changes: dict[str, Any]) -> None:
     assert found.latency_ms["sdk"] == pytest.approx(0.0625, abs=6e-4)
 
 
+def test_a_server_that_does_not_say_every_confidence_is_understood() -> None:
+    fields = frame_fields(a_tick(), 33.0, 0.0)
+    del fields["confidences"]
+    found = tick_of(fields, a_tick().pixels)
+    assert (found.confidence, found.confidences) == (0.75, ())
+
+
 def test_the_wait_at_the_server_counts() -> None:
     fields = frame_fields(a_tick(), 33.0, 1.5)
     found = tick_of(fields, a_tick().pixels)
@@ -213,6 +227,7 @@ def test_the_wait_at_the_server_counts() -> None:
     [
         ("tick", -1), ("tick", "5"), ("steps", None), ("confidence", "high"), ("status", "fine"), ("stopped_by", 3),
         ("budget_us", 1.5), ("budget_us", -2), ("slack_us", []), ("latency_us", 7), ("latency_us", {}),
+        ("confidences", 0.5), ("confidences", [0.5]), ("confidences", [0.5, "high"]),
     ],
 )  # fmt: skip
 def test_a_frame_with_a_bad_field_is_refused_by_name(name: str, value: object) -> None:

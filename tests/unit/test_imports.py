@@ -47,7 +47,7 @@ LAYERS = {
     "engine": {"package", "seeds", "frame_cache", "ort", "form", "engine", "batch", "snapshot"},
     "session": {"job", "reply", "sampler", "runner", "batcher", "runtime", "session", "world", "replay", "doctor"},
     "serving": {"serving", "viewer", "capi", "gym"},
-    "report": {"report"},
+    "report": {"report", "cost"},
     "commands": {"commands", "export"},
     "cli": {"cli"},
 }
@@ -201,7 +201,7 @@ def test_the_viewer_stands_beside_the_server_and_only_its_command_knows_it() -> 
     items = imports_of(ROOT, "dsa_runtime")
     viewer = [item for item in items if item.source.startswith("dsa_runtime.viewer")]
     served = {item.name for item in viewer if item.part("dsa_runtime") == "serving"}
-    assert served == {"dsa_runtime.serving.client", "dsa_runtime.serving.link"}
+    assert served == {f"dsa_runtime.serving.{name}" for name in ("client", "link", "spectator")}
     knowing = {item.source for item in items if item.part("dsa_runtime") == "viewer" and item not in viewer}
     assert knowing == {"dsa_runtime.commands.play"}
 

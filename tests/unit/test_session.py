@@ -234,6 +234,22 @@ def test_a_tick_is_frozen(tiny_world: World) -> None:
         tick.steps = 3  # type: ignore[misc]
 
 
+@pytest.mark.parametrize("batched", [False, True], ids=["alone", "batched"])
+def test_a_tick_says_the_confidence_after_each_step(tiny_world: World, batched: bool) -> None:
+    most = tiny_world.spec.schedule.steps
+    with tiny_world.session(9, threshold=0.55, batched=batched) as session:
+        for action in ACTIONS:
+            branches = session.fork(most)
+            # What it would have been, had it stopped there.
+            stopped = [branch.step(action, math.inf, steps=k).confidence for k, branch in enumerate(branches, 1)]
+            tick = session.step(action, math.inf)
+            assert tick.confidences == pytest.approx(stopped[: tick.steps], abs=1e-5)
+            assert len(tick.confidences) == tick.steps and tick.confidences[-1] == tick.confidence
+            assert max(tick.confidences[:-1], default=0) < 0.55
+            for branch in branches:
+                branch.close()
+
+
 def test_a_recording_reproduces_the_session(tiny_world: World) -> None:
     with tiny_world.session(9, threshold=0.55, record=True) as session:
         for action in ACTIONS:

@@ -165,7 +165,7 @@ def test_cancelling_who_waits_for_a_late_tick_leaves_no_trace(
 def test_without_a_step_there_is_nothing_to_cancel(tiny_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     session = tiny_world.session(7)
     assert session.cancel() is False
-    session.step(0)
+    session.step(0, math.inf)
     assert session.cancel() is False
     settle(session)
     with monkeypatch.context() as patch:
@@ -177,7 +177,7 @@ def test_without_a_step_there_is_nothing_to_cancel(tiny_world: World, monkeypatc
     session.close()
     assert session.cancel() is False
     with tiny_world.session(7) as other:
-        other.step(0)
+        other.step(0, math.inf)
         np.testing.assert_array_equal(other.step(1, math.inf).pixels, first)
 
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from dsa_runtime import Box, Recording, World, load_world
+from dsa_runtime import Box, Recording, World, connect, load_world
 from dsa_runtime.replay import verify_replay
+from tests.serving.serve import private, serve
 from tests.tiny_world import write_tiny_world
 from tests.viewer.chromium import PATIENCE_MS, chromium, missing, play
 
@@ -35,6 +36,17 @@ PIXELS = """(lane) => {
   copy.drawImage(shown, 0, 0);
   return Array.from(copy.getImageData(0, 0, shown.width, shown.height).data);
 }"""
+PAINTED = """([chart, paint]) => {
+  const shown = document.querySelectorAll('.chart canvas')[chart];
+  const copy = new OffscreenCanvas(shown.width, shown.height).getContext('2d', { willReadFrequently: true });
+  copy.drawImage(shown, 0, 0);
+  const { data } = copy.getImageData(0, 0, shown.width, shown.height);
+  let count = 0;
+  for (let at = 0; at < data.length; at += 4) count += paint.every((value, part) => data[at + part] === value);
+  return count;
+}"""
+CONFIDENCE = 1  # the second chart
+STEPS = [[44, 122, 140], [72, 187, 158], [244, 205, 100], [238, 118, 82]]  # colours, of a schedule of four
 Open = Callable[..., "Page"]
 
 
@@ -100,6 +112,11 @@ def pixels(page: Page, lane: int = 0) -> np.ndarray:
     return np.array(page.evaluate(PIXELS, lane), np.uint8).reshape(8, 8, 4)[..., :3]
 
 
+def painted(page: Page, paint: list[int], expected: bool) -> None:
+    """Wait until the chart of the confidence has something in this colour, or nothing."""
+    page.wait_for_function(f"(asked) => (({PAINTED})(asked) > 0) === {str(expected).lower()}", arg=[CONFIDENCE, paint])
+
+
 def frames(world: World, actions: list[int], steps: int | None = None) -> list[np.ndarray]:
     with world.session(3, threshold=world.spec.calibration.default_threshold) as session:
         return [session.step(action, math.inf, steps=steps).pixels for action in actions]
@@ -128,6 +145,50 @@ def test_keys_move_the_world_and_time_goes_back(visit: Open, tiny_world: World) 
     page.keyboard.press(".")
     ticks(page, 2)
     np.testing.assert_array_equal(pixels(page), drawn[1])
+
+
+def test_the_confidence_after_each_step_is_drawn(visit: Open) -> None:
+    page = visit()
+    page.focus("#quality")
+    page.keyboard.press("End")
+    page.wait_for_function("() => document.getElementById('quality-out').textContent === 'whole schedule'")
+    painted(page, STEPS[0], False)
+    page.click("#step")
+    ticks(page, 1)
+    for early in STEPS[:-1]:  # the last one is what the line joins
+        painted(page, early, True)
+    painted(page, STEPS[-1], False)
+
+
+def test_a_watched_session_shows_what_is_decided(browser: Browser, tiny_world: World, tmp_path: Path) -> None:
+    publish = f"ipc://{private(tmp_path / 'shown')}/frames"
+    problems: list[str] = []
+    with (
+        serve(tiny_world, tmp_path, publish=publish, load_most=math.inf) as server,
+        connect(server.address) as client,
+        client.session(3, threshold=1.0, publish=True) as session,
+        play("--watch", server.address) as address,
+    ):
+        page = browser.new_page()
+        page.set_default_timeout(PATIENCE_MS)
+        page.on("console", lambda said: problems.append(said.text) if said.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.goto(address)
+        page.wait_for_selector("body[data-ready]")
+        while not page.inner_text("#sentence").startswith("tick "):  # until the subscription has arrived
+            session.step(0, math.inf)
+            page.wait_for_timeout(20)
+        session.step(1, math.inf)
+        shown = f"tick {session.tick - 1} · 4 of 4 steps: the whole schedule; "
+        page.wait_for_function(
+            "(words) => document.getElementById('sentence').textContent.startsWith(words)", arg=shown
+        )
+        painted(page, STEPS[0], True)
+        session.reset(5)
+        page.wait_for_function("() => document.getElementById('sentence').textContent === 'before tick 0'")
+        painted(page, STEPS[0], False)
+        page.close()
+    assert problems == []
 
 
 def test_it_plays_at_its_rate_and_measures_it(visit: Open) -> None:

@@ -21,6 +21,7 @@ TICK = Tick(
     pixels=np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3), tick=7, frame_tick=7, steps=2, confidence=0.934,
     threshold=0.762, stopped_by="confidence", budget_ms=33.0, credit_ms=0.0, slack_ms=18.8, status="ok",
     latency_ms={"wait": 1.0, "denoise": (4.0, 5.0), "abandoned": 0.0, "decode": 3.0, "sdk": 1.2, "total": 14.2},
+    confidences=(0.41234567, 0.934),
 )  # fmt: skip
 
 
@@ -74,8 +75,9 @@ def test_ticks_lie_in_a_message_as_documented() -> None:
     assert message[16 + head_bytes :] == TICK.pixels.tobytes() + other.pixels.tobytes()
     assert head["stamp"] == 12.25
     assert head["lanes"][0] == {
-        "tick": 7, "steps": 2, "confidence": 0.934, "threshold": 0.762, "stopped_by": "confidence", "budget": 33.0,
-        "slack": 18.8, "status": "ok", "words": "2 of 3 steps: confidence .93 ≥ .76; 14.2 ms of 33; ok",
+        "tick": 7, "steps": 2, "confidence": 0.934, "confidences": [0.4123, 0.934], "threshold": 0.762,
+        "stopped_by": "confidence", "budget": 33.0, "slack": 18.8, "status": "ok",
+        "words": "2 of 3 steps: confidence .93 ≥ .76; 14.2 ms of 33; ok",
         "latency": {"wait": 1.0, "denoise": [4.0, 5.0], "abandoned": 0.0, "decode": 3.0, "sdk": 1.2, "total": 14.2},
     }  # fmt: skip
     assert (head["lanes"][1]["budget"], head["lanes"][1]["slack"]) == (None, None)
@@ -103,6 +105,14 @@ def test_pictures_and_files_have_the_same_header() -> None:
         ({"confidence": 0.9999, "threshold": None}, "2 of 3 steps: confidence .99; *"),
         ({"budget_ms": math.inf}, "2 of 3 steps: confidence .93 ≥ .76; 14.2 ms, no limit; ok"),
         ({"status": "late", "slack_ms": -3.14}, "2 of 3 steps: confidence .93 ≥ .76; 14.2 ms of 33; late by 3.1 ms"),
+        (
+            {"status": "repeated", "steps": 0, "frame_tick": 6},
+            "not ready in time, so the frame of tick 6 again; 14.2 ms of 33; repeated",
+        ),
+        (
+            {"status": "skipped", "steps": 0, "frame_tick": -1},
+            "the tick before was not ready, so the first picture again; 14.2 ms of 33; skipped",
+        ),
     ],
 )
 def test_a_decision_in_words(changes: dict[str, Any], words: str) -> None:

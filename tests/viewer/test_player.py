@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dsa_runtime import BudgetError, BusyError, DsaError, Recording, ServingError, SessionError, World
+from dsa_runtime import BudgetError, BusyError, DsaError, EngineError, Recording, ServingError, SessionError, World
 from dsa_runtime.replay import verify_replay
 from dsa_runtime.viewer.command import (
     Away,
@@ -96,6 +96,24 @@ def test_what_is_held_when_a_beat_begins_is_the_action_and_its_stamp_comes_back(
     assert (first.head["stamp"], second.head["stamp"]) == (None, 6.5)
     for seen, drawn in zip((first, second), frames(tiny_world, 3, [0, 3]), strict=True):
         np.testing.assert_array_equal(seen.pictures[0], drawn)
+
+
+def test_a_lane_that_fails_holds_the_other_back(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    table.beat()
+    table.do(Fork())
+    table.beat()
+    with monkeypatch.context() as patch:
+        patch.setattr(table.player._lanes[1], "step", failing)
+        with pytest.raises(EngineError, match="made to fail"):
+            table.player.beat()
+    table.newest()
+    assert not table.state["playing"] and [lane.tick for lane in table.player._lanes] == [2, 2]
+    table.beat()
+    assert [lane.tick for lane in table.player._lanes] == [3, 3]
+
+
+def failing(action: object) -> None:
+    raise EngineError("made to fail")
 
 
 def test_it_runs_while_it_plays_and_somebody_looks(table: Table) -> None:

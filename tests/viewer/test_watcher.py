@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 
 from dsa_runtime import ServingError, World, connect
+from dsa_runtime.serving import spectator
 from dsa_runtime.serving.server import Server
-from dsa_runtime.viewer.command import Here, Reset, Watch
+from dsa_runtime.viewer.command import Away, Here, Reset, Watch
 from dsa_runtime.viewer.outbox import Outbox
-from dsa_runtime.viewer.watcher import Watcher, read_published
+from dsa_runtime.viewer.packing import describe
+from dsa_runtime.viewer.watcher import Watcher
 from tests.serving.serve import private, serve
 from tests.viewer.unpack import Unpacked, unpack
 
@@ -31,6 +33,13 @@ class Onlooker:
         self.watcher = Watcher(lambda: connect(server.address, timeout_ms=500), None, self.out, lambda: self.now_s)
         self.pictures: Unpacked | None = None
         self.said: dict[str, Any] = {}
+        self.problems: list[str] = []
+
+    @property
+    def tick(self) -> int | None:
+        """That it shows, with what was decided in it."""
+        lanes = self.pictures.head.get("lanes") if self.pictures is not None else None
+        return lanes[0]["tick"] if lanes else None
 
     def look(self) -> None:
         self.watcher.beat()
@@ -39,7 +48,11 @@ class Onlooker:
                 self.pictures = unpack(message)
                 self.out.seen()
             else:
-                self.said = json.loads(message)
+                said = json.loads(message)
+                if said["is"] == "problem":
+                    self.problems.append(said["text"])
+                else:
+                    self.said = said
 
     def until(self, holds: Callable[[], bool], meanwhile: Callable[[], object] = lambda: None) -> None:
         give_up = time.monotonic() + PATIENCE_S
@@ -58,14 +71,25 @@ def served(tiny_world: World, tmp_path: Path) -> Iterator[Server]:
 
 def test_it_shows_a_published_session_and_counts(served: Server) -> None:
     looks = Onlooker(served)
-    with connect(served.address) as client, client.session(3, publish=True) as one, client.session(4) as unseen:
+    with (
+        connect(served.address) as client,
+        client.session(3, publish=True, history=2) as one,
+        client.session(4) as unseen,
+    ):
         unseen.step(1)
         looks.watcher.perform(Here())
         looks.until(lambda: looks.pictures is not None, lambda: one.step(2, math.inf))
         newest = one.step(3, math.inf)
-        looks.until(lambda: looks.pictures is not None and looks.pictures.head == {"tick": newest.tick})
+        looks.until(lambda: looks.tick == newest.tick)
         assert looks.pictures is not None and one.topic is not None
         np.testing.assert_array_equal(looks.pictures.pictures[0], newest.pixels)
+        steps = one.spec.schedule.steps
+        decided = {"stamp": None, "topic": one.topic.hex(), "steps": steps, "lanes": [describe(newest, steps)]}
+        assert (looks.pictures.kind, looks.pictures.head) == ("ticks", decided)
+        assert len(decided["lanes"][0]["confidences"]) == newest.steps > 0
+        one.rewind(1)
+        looks.until(lambda: looks.pictures is not None and looks.pictures.kind == "pictures")
+        assert looks.pictures.head == {"tick": newest.tick, "topic": one.topic.hex(), "decides": True}
         with client.session(5, publish=True) as two:
             assert two.topic is not None
             topics = {one.topic.hex(), two.topic.hex()}
@@ -77,11 +101,31 @@ def test_it_shows_a_published_session_and_counts(served: Server) -> None:
             assert looks.said["topic"] == one.topic.hex() and looks.said["server"]["sessions"] == 3
             looks.watcher.perform(Watch(two.topic.hex()))
             last = two.step(0, math.inf)
-            looks.until(lambda: looks.pictures is not None and looks.pictures.head == {"tick": last.tick})
+            looks.until(lambda: looks.tick == last.tick)
+            assert looks.pictures.head["topic"] == two.topic.hex()
             np.testing.assert_array_equal(looks.pictures.pictures[0], last.pixels)
         looks.now_s = 20.0
         looks.look()
         assert looks.said["sessions"] == [] and looks.said["topic"] is None, "forgotten when nothing comes"
+    looks.watcher.close()
+
+
+def test_nothing_piles_up_while_nobody_looks(served: Server) -> None:
+    looks = Onlooker(served)
+    with connect(served.address) as client, client.session(3, publish=True) as one:
+        looks.watcher.perform(Here())
+        looks.until(lambda: looks.pictures is not None, lambda: one.step(2, math.inf))
+        looks.watcher.perform(Away())
+        while True:  # the server hears of it a little later
+            hidden = one.step(1, math.inf)
+            if not looks.watcher._socket.poll(100):
+                break
+            looks.watcher._socket.recv()
+        looks.now_s = 60.0
+        looks.watcher.perform(Here())
+        looks.until(lambda: (looks.tick or 0) > hidden.tick, lambda: one.step(2, math.inf))
+        assert one.topic is not None
+        assert looks.said["topic"] == one.topic.hex(), "it is not forgotten for that"
     looks.watcher.close()
 
 
@@ -108,7 +152,28 @@ def test_a_server_that_is_gone_or_shows_nothing_is_said(tiny_world: World, tmp_p
         Onlooker(silent)
 
 
-def test_what_is_no_published_frame_is_left_out() -> None:
-    assert read_published(b"") is None
-    assert read_published(bytes(100)) is None
-    assert read_published(b"\0topic-1DSAP\1\0\0\0" + bytes(8) + b"\1\0\0\0\1\0\0\0" + b"rg") is None
+def test_frames_of_other_versions_are_shown_or_told_once(served: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = Onlooker(served)
+    looks.watcher.perform(Here())
+    pixels = np.full((1, 2, 3), 7, np.uint8)
+    version = 3
+    for_all = served._publisher
+    assert for_all is not None
+
+    def publish() -> None:
+        monkeypatch.setattr(spectator, "VERSION", version)
+        for_all.publish(b"\0topic-1", 5, pixels)
+        time.sleep(0.001)
+
+    looks.until(lambda: bool(looks.problems), publish)
+    for _ in range(20):
+        publish()
+        looks.look()
+    assert looks.pictures is None
+    assert looks.problems == ["published frames of version 3, and this runtime reads 1 and 2: update dsa-runtime"]
+    version = 1
+    looks.until(lambda: looks.pictures is not None, publish)
+    assert looks.pictures is not None
+    assert looks.pictures.head == {"tick": 5, "topic": b"\0topic-1".hex(), "decides": False}
+    np.testing.assert_array_equal(looks.pictures.pictures[0], pixels)
+    looks.watcher.close()

@@ -1,9 +1,11 @@
-// Charts: steps, confidence against threshold, and where the time went, over the newest ticks. Drawn by uPlot.
+// Charts: steps, confidence after each of them against the threshold, and where the time went, over the newest ticks.
+// Drawn by uPlot.
 
 import uPlot from '/static/vendor/uplot/dist/uPlot.esm.js';
 import { make } from './pads.js';
 
 const NONE = null;
+const CHARTED = 240, CHARTED_SMALL = 120; // ticks
 const RAMP = [[44, 122, 140], [72, 187, 158], [244, 205, 100], [238, 118, 82]]; // few steps are cool, many are warm
 
 export function stepColour(step, steps) {
@@ -19,10 +21,10 @@ const stepped = uPlot.paths.stepped({ align: 1 });
 
 export class Charts {
   // look(tick or null): the pointer is over a tick
-  constructor(root, steps, count, look) {
+  constructor(root, steps, look) {
     this.root = root;
     this.steps = steps;
-    this.count = count;
+    this.count = matchMedia('(max-width: 700px)').matches ? CHARTED_SMALL : CHARTED;
     this.look = look;
     this.latest = [new Map(), new Map()];
     this.top = 10;
@@ -31,6 +33,12 @@ export class Charts {
     this.watching = new ResizeObserver(() => this.resize());
     this.watching.observe(root);
     matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => this.build());
+  }
+
+  // Of another world from now on.
+  schedule(steps) {
+    this.steps = steps;
+    this.build();
   }
 
   build() {
@@ -52,8 +60,11 @@ export class Charts {
       ...ramp.map((paint, index) => fill(String(index + 1), paint)), line('B', second), dots('late', alarm, 5, false),
     ], steps <= 6 ? { splits: () => Array.from({ length: steps }, (_, index) => index + 1) } : {});
 
-    this.add('Confidence', 'confidence', [0, 1.04], [[colour('accent'), 'after the last step'], [text, 'threshold', 'dashed']], [
-      dots('B', second, 3.5, true), dots('confidence', colour('accent'), 4.5, true), line('threshold', text, { dash: [5, 4], width: 1 }),
+    const early = named.slice(0, -1), earlyTold = steps <= 6 ? early : [early[0], early.at(-1)];
+    const afterEach = earlyTold.map(([paint, label], index) => [paint, index ? label : `after step ${label}`]);
+    this.add('Confidence', 'confidence', [0, 1.04], [...afterEach, [colour('accent'), 'the last'], [text, 'threshold', 'dashed']], [
+      dots('B', second, 3.5, true), ...early.map(([paint, label]) => dots(label, paint, 4, false)),
+      dots('confidence', colour('accent'), 4.5, true), line('threshold', text, { dash: [5, 4], width: 1 }),
     ], { splits: () => [0, 0.25, 0.5, 0.75, 1], values: (_, all) => all.map((value) => (value === 0 || value === 1 ? value : String(value).slice(1))) });
 
     const stages = [
@@ -91,7 +102,7 @@ export class Charts {
       cursor: { sync: { key: 'ticks' }, drag: { x: false, y: false }, y: false, points: { show: false } },
       axes: [
         { stroke: muted, font, size: 20, gap: 2, space: 70, grid: { show: false }, ticks: { show: false }, values: (_, all) => all.map((tick) => (tick >= 0 ? tick : '')) },
-        { stroke: muted, font, size: 32, gap: 4, grid, ticks: { show: false }, space: 24, ...axis },
+        { stroke: muted, font, size: 36, gap: 4, grid, ticks: { show: false }, space: 24, ...axis },
       ],
       series: [{}, ...series],
       hooks: { setCursor: [(drawn) => {
@@ -137,7 +148,11 @@ export class Charts {
       const each = steps.map((step) => pick(one, (info) => (info.steps === step ? step : NONE)));
       return [...each, pick(two, (info) => info.steps), pick(one, (info) => (info.status === 'ok' ? NONE : info.steps))];
     }
-    if (kind === 'confidence') return [pick(two, (info) => info.confidence), pick(one, (info) => info.confidence), pick(one, (info) => info.threshold)];
+    if (kind === 'confidence') {
+      const early = steps.slice(0, -1).map((step) => pick(one, (info) => (step < info.steps ? info.confidences[step - 1] ?? NONE : NONE)));
+      const last = (info) => (info.steps ? info.confidence : NONE);
+      return [pick(two, last), ...early, pick(one, last), pick(one, (info) => info.threshold)];
+    }
     // Stacked: each bar goes from 0 to where its stage ended, the last stage's is drawn first.
     const ends = pick(one, ({ latency: { wait, denoise, abandoned, decode, sdk } }) => {
       let end = wait;

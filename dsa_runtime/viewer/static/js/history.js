@@ -1,5 +1,6 @@
 // History: the newest ticks of each lane, for the charts, and of the newest of these the pictures, for looking back.
 
+export const KEPT = 900; // ticks
 const PICTURES_BYTES = 96e6;
 
 export class History {

@@ -1,19 +1,17 @@
 // PlayPage: one or two lanes of a world, and everything that can be done with them.
 
-import { Charts, stepColour } from './charts.js';
+import { Charts } from './charts.js';
 import { Film } from './film.js';
-import { History } from './history.js';
+import { History, KEPT } from './history.js';
 import { Input } from './input.js';
 import { TICKS } from './link.js';
 import { Meter } from './meter.js';
 import { Pads, keyLabel, make } from './pads.js';
 import { Panel } from './panel.js';
 import { distance } from './picture.js';
+import { Sentence } from './sentence.js';
 import { Stage } from './stage.js';
 
-const KEPT = 900;
-const CHARTED = 240, CHARTED_SMALL = 120;
-const MOST_PIPS = 10;
 const $ = (id) => document.getElementById(id);
 
 export class PlayPage {
@@ -35,9 +33,8 @@ export class PlayPage {
     this.pads = new Pads($('pads'), controls, this.input);
     this.panel = new Panel(hello, (settings) => link.send({ do: 'set', ...settings }));
     this.film = new Film($('film'), $('timeline'), world.steps, (tick) => this.lookAt(tick), (tick) => this.rewind(tick));
-    const count = matchMedia('(max-width: 700px)').matches ? CHARTED_SMALL : CHARTED;
-    this.charts = new Charts($('charts'), world.steps, count, (tick) => this.lookAt(tick === null ? null : tick + 1));
-    if (world.steps <= MOST_PIPS) for (let step = 1; step <= world.steps; step++) $('pips').append(make('i', ''));
+    this.charts = new Charts($('charts'), world.steps, (tick) => this.lookAt(tick === null ? null : tick + 1));
+    this.sentence = new Sentence(world.steps);
     this.bind();
     this.help(controls);
   }
@@ -52,7 +49,8 @@ export class PlayPage {
       save: () => link.send({ do: 'save', lane: 0 }),
       reset: () => link.send({ do: 'reset', seed: $('seed').value.trim() || '0' }),
       dice: () => {
-        $('seed').value = String((BigInt($('seed').value || 0) + 1n) % (1n << 64n));
+        const seed = $('seed').value.trim();
+        $('seed').value = /^\d+$/.test(seed) ? String((BigInt(seed) + 1n) % (1n << 64n)) : '0';
         actions.reset();
       },
     };
@@ -173,13 +171,9 @@ export class PlayPage {
   tell(infos) {
     const [first, second] = infos;
     $('tick').textContent = `tick ${first ? first.tick + 1 : (this.state?.tick ?? 0)}`;
-    [...$('pips').children].forEach((pip, index) => {
-      pip.style.background = first && index < first.steps ? stepColour(index + 1, this.hello.world.steps) : '';
-    });
-    $('words').classList.toggle('missed', Boolean(first) && first.status !== 'ok');
-    if (!first) $('sentence').textContent = 'as the world begins';
-    else if (!second) $('sentence').textContent = first.words;
-    else $('sentence').textContent = compare(first, second, this.stage.pictures.map(({ shown }) => shown));
+    if (!first) this.sentence.say('as the world begins');
+    else if (!second) this.sentence.say(first.words, first);
+    else this.sentence.say(compare(first, second, this.stage.pictures.map(({ shown }) => shown)), first);
     if (this.state) this.stage.caption(infos.map((info) => info?.words ?? ''));
   }
 
