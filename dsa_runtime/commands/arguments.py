@@ -9,12 +9,15 @@ if TYPE_CHECKING:
     from ..world import World
 
 
+_WORLD = "package folder, .dsaworld archive or name of a bundled world (default: the bundled one)"
+
+
 def add_world(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--world",
-        metavar="WORLD",
-        help="package folder, .dsaworld archive or name of a bundled world (default: the bundled one)",
-    )
+    parser.add_argument("--world", metavar="WORLD", help=_WORLD)
+
+
+def add_positional_world(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("world", nargs="?", metavar="WORLD", help=_WORLD)
 
 
 def add_play(parser: argparse.ArgumentParser, ticks: int) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from .arguments import add_json, positive
+from .arguments import add_json, add_positional_world, positive
 from .result import Result
 
 if TYPE_CHECKING:
@@ -24,12 +24,7 @@ _QUICK_TICKS, _QUICK_WAITS = 100, 60
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "world",
-        nargs="?",
-        metavar="WORLD",
-        help="package folder, .dsaworld archive or name of a bundled world (default: the bundled one)",
-    )
+    add_positional_world(parser)
     parser.add_argument(
         "--ticks",
         type=positive,

@@ -20,7 +20,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BudgetError, ServingError
-from .arguments import add_json, positive
+from .arguments import add_json, add_positional_world, positive
 from .machine import describe_machine
 from .result import Result
 
@@ -35,12 +35,7 @@ _WATCH_TIMEOUT_MS = 2000.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "world",
-        nargs="?",
-        metavar="WORLD",
-        help="package folder, .dsaworld archive or name of a bundled world (default: the bundled one)",
-    )
+    add_positional_world(parser)
     parser.add_argument(
         "--host",
         default="127.0.0.1",

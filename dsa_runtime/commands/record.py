@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from .arguments import add_json, add_play, quality_document, quality_text
+from .arguments import add_json, add_play, add_positional_world, quality_document, quality_text
 from .policies import NAMES, actions_of, rows_of_script
 from .result import Result
 
@@ -26,12 +26,7 @@ class _Unasked(int):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "world",
-        nargs="?",
-        metavar="WORLD",
-        help="package folder, .dsaworld archive or name of a bundled world (default: the bundled one)",
-    )
+    add_positional_world(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.dsarec", help="where the recording goes")
     add_play(parser, ticks=_Unasked(300))
     parser.add_argument(

@@ -78,7 +78,7 @@ def row(spec: WorldSpec, redrawn: Redrawn) -> dict[str, Value]:
         "digest": decision.digest,
         "same_frame": redrawn.same,
     }
-    for k, confidence in enumerate(redrawn.confidences, 1):
+    for k, confidence in enumerate(tick.confidences, 1):
         values[f"confidence_{k}"] = confidence
     if decision.played is not None:  # otherwise the tick's times are those of drawing it now, which nobody asks for
         latency = tick.latency_ms

@@ -38,7 +38,7 @@ class Pictures:
         width, height = self.picture_size
         if ticks:
             words = tuple(describe(spec.action_space, entry.action) for entry in recording.decisions)
-            play = Play(spec, recording.seed, _budget_ms(ticks), words, tuple(ticks), math.nan, None)
+            play = Play(spec, recording.seed, math.inf, words, tuple(ticks), math.nan, None)
             width = max(width, _STRIP_WIDTH)
             height += Strip.height
             self._strip = Strip(play, width)
@@ -71,9 +71,3 @@ def _scaled(frame: FrameSpec, scale: int | None) -> tuple[int, int]:
         return picture_size(frame)
     height = frame.height * scale
     return round(height * frame.display_aspect[0] / frame.display_aspect[1]), height
-
-
-def _budget_ms(ticks: Sequence[Tick]) -> float:
-    """The budget that the read-out draws as a line: the ticks' own, where they all have the same."""
-    budgets = {tick.budget_ms for tick in ticks}
-    return budgets.pop() if len(budgets) == 1 else math.inf

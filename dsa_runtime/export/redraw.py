@@ -15,7 +15,6 @@ from ..replay import start
 from ..tick import LatencyMs, Tick
 
 if TYPE_CHECKING:
-    from ..session import Session
     from ..world import World
 
 _NO_PIXELS = np.empty((0, 0, 3), np.uint8)
@@ -26,41 +25,19 @@ class Redrawn:
     """One tick of a recording, drawn again."""
 
     tick: Tick
-    """As it was played, as far as the recording says. Otherwise, and its pixels always, as it was drawn now."""
+    """As it was played, as far as the recording says. Otherwise, and its pixels and confidences always, as it was drawn
+    now."""
     decision: Decision
-    confidences: tuple[float, ...]
-    """After each of its denoising steps, as drawn now; empty unless asked for."""
     same: bool
     """Whether the picture is the recorded one, bit for bit."""
 
 
-def redraw(world: World, recording: Recording, *, every_step: bool = False) -> Iterator[Redrawn]:
-    """Draw a recording again, one tick at a time. Raises `RecordingError` if it does not fit the world.
-
-    every_step   also find the confidence after each step, by branches that stop there: with k steps a tick costs
-                 1 + 2 + ... + k of them
-    """
+def redraw(world: World, recording: Recording) -> Iterator[Redrawn]:
+    """Draw a recording again, one tick at a time. Raises `RecordingError` if it does not fit the world."""
     with start(world, recording) as session:
         for decision in recording.decisions:
-            earlier = _confidences_on_the_way(session, decision) if every_step else ()
             drawn = session.step(decision.action, math.inf, steps=decision.steps)
-            yield Redrawn(
-                as_played(decision, drawn),
-                decision,
-                (*earlier, drawn.confidence) if every_step else (),
-                digest(drawn.pixels) == decision.digest,
-            )
-
-
-def _confidences_on_the_way(session: Session, decision: Decision) -> tuple[float, ...]:
-    """After each step of the session's next tick but the last."""
-    if decision.steps == 1:
-        return ()
-    found = []
-    for steps, branch in enumerate(session.fork(decision.steps - 1), 1):
-        with branch:
-            found.append(branch.step(decision.action, math.inf, steps=steps).confidence)
-    return tuple(found)
+            yield Redrawn(as_played(decision, drawn), decision, digest(drawn.pixels) == decision.digest)
 
 
 def as_played(decision: Decision, drawn: Tick) -> Tick:
@@ -68,7 +45,8 @@ def as_played(decision: Decision, drawn: Tick) -> Tick:
     played = decision.played
     if played is None:
         return dataclasses.replace(drawn, threshold=decision.threshold)
-    return dataclasses.replace(_described(drawn.tick, decision, played), pixels=drawn.pixels)
+    described = _described(drawn.tick, decision, played)
+    return dataclasses.replace(described, pixels=drawn.pixels, confidences=drawn.confidences)
 
 
 def without_pictures(recording: Recording) -> list[Tick] | None:

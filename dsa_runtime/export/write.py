@@ -106,7 +106,7 @@ def _write_ticks(world: World, recording: Recording, target: Path, suffix: str, 
     from .tables import write_csv, write_parquet
 
     spec = world.spec
-    ticks = counter.watch(redraw(world, recording, every_step=True))
+    ticks = counter.watch(redraw(world, recording))
     with whole_file(target) as partial_file:
         if suffix == ".rrd":
             write_rrd(partial_file, spec, recording, ticks)
