@@ -31,6 +31,7 @@ Arrows point one way, and each file holds one noun:
     engine           the graphs in ONNX Runtime, bound to preallocated buffers
     form             compiled operators or plain ONNX ones, chosen when a world is loaded
     frame_cache      keys and values of past frames: one paged pool per world; a session holds slot numbers
+    prompt           the text that a session is conditioned on, in worlds that take one
     snapshot         a session's state as portable bytes
     recording, replay  what was asked and decided, and the same frames again from it
     noise            counter-based noise keyed by (seed, tick, step), so that a frame depends on nothing else
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from .errors import DiagnosisError as DiagnosisError
     from .errors import DsaError as DsaError
     from .errors import EngineError as EngineError
+    from .errors import PromptError as PromptError
     from .errors import QualityError as QualityError
     from .errors import RecordingError as RecordingError
     from .errors import ServerError as ServerError
@@ -114,6 +116,7 @@ _HOMES = {
     "WorldError": "errors",
     "ActionError": "errors",
     "BudgetError": "errors",
+    "PromptError": "errors",
     "QualityError": "errors",
     "SessionError": "errors",
     "EngineError": "errors",

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from .engine import Engine, bind_input, bind_output
-from .errors import EngineError
+from .bindings import bind_input, bind_output, run_bound
+from .engine import Engine
 from .frame_cache import FrameCache, Window
 from .ort import ort
 
@@ -26,14 +26,14 @@ class Batch:
         self.rows = rows
         self._spec, self._engine, self._cache = spec, engine, cache
         self.latent = np.zeros((rows, *spec.latent.shape), np.float32)
-        """`float32[rows, C, h, w]`: what `denoise` reads, noisy, and what `commit` and `decode` do, clean."""
+        """`float32[rows, *latent]`: what `denoise` reads, noisy, and what `commit` and `decode` do, clean."""
         self.level = np.zeros(rows, np.float32)
         """Noise levels: rows may be at different denoising steps."""
         self.action = np.zeros((rows, spec.action_space.width), np.float32)
         self.slot_table = np.full((rows, spec.cache.window), -1, np.int32)
         self.slot_age = np.ones((rows, spec.cache.window), np.int32)
         self.clean = np.zeros_like(self.latent)
-        """`float32[rows, C, h, w]`: the estimates that `denoise` makes."""
+        """`float32[rows, *latent]`: the estimates that `denoise` makes."""
         self.logits = np.zeros(rows, np.float32)
         self._frames = [
             np.zeros((rows, *spec.cache.slot_shape), np.float32) for _ in range(2 * spec.cache.layers)
@@ -66,13 +66,12 @@ class Batch:
         return cost_ns
 
     def decode(self, n: int) -> tuple[list[np.ndarray], int]:
-        """The pictures, each `uint8[H, W, 3]` and fresh, of the first n rows of `latent`."""
-        frame = self._spec.frame
-        pixels = np.empty((n, frame.height, frame.width, frame.channels), np.uint8)
+        """The pictures, for each of the first n rows of `latent` a fresh `uint8[F, H, W, 3]`."""
+        frames = np.empty((n, *self._spec.frame.tick_shape), np.uint8)
         binding = self._binding("decode", n, self._bind_decode)
-        bind_output(binding, "frame", pixels)
+        bind_output(binding, "frame", frames[:, 0] if self._spec.frame.frames_per_tick == 1 else frames)
         cost_ns = self._run_bound("decode", binding)
-        return [picture.copy() for picture in pixels] if n > 1 else [pixels[0]], cost_ns
+        return [pictures.copy() for pictures in frames] if n > 1 else [frames[0]], cost_ns
 
     def _bind_denoise(self, binding: ort.IOBinding, n: int) -> None:
         self._bind_generator(binding, n)
@@ -111,9 +110,4 @@ class Batch:
         return self._run_bound(graph, self._binding(graph, n, bind))
 
     def _run_bound(self, graph: str, binding: ort.IOBinding) -> int:
-        started_ns = time.perf_counter_ns()
-        try:
-            self._engine.graphs[graph].run_with_iobinding(binding)
-        except Exception as error:
-            raise EngineError(f"{graph}: {error}") from error
-        return time.perf_counter_ns() - started_ns
+        return run_bound(graph, self._engine.graphs[graph], binding)

@@ -318,13 +318,14 @@ class Batcher:
             for row, picture in zip(some, pictures, strict=True):
                 self._hand_over(row, picture, cost_ns * MS_PER_NS)
 
-    def _hand_over(self, row: _Row, pixels: np.ndarray, decode_ms: float) -> None:
+    def _hand_over(self, row: _Row, frames: np.ndarray, decode_ms: float) -> None:
         job, session = row.job, row.session
         wait_ms = (row.began_ns - job.handed_over_ns) * MS_PER_NS
         sample = row.sample = Sample(
             session._state.tick,
-            pixels,
+            frames,
             row.estimate,
+            (),
             row.logit,
             row.confidences,
             row.stopped_by,
@@ -334,7 +335,7 @@ class Batcher:
             decode_ms,
         )
         try:
-            recorded = digest(pixels) if session._recording is not None else ""
+            recorded = digest(frames) if session._recording is not None else ""
             if not job.finish(sample, lambda: session._take_over(job, sample, recorded)):
                 self._leave(row)
                 return

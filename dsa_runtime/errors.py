@@ -19,6 +19,10 @@ class BudgetError(DsaError, ValueError):
     """A tick was asked to spend an impossible amount: a budget, a threshold or a number of steps."""
 
 
+class PromptError(DsaError, ValueError):
+    """A prompt is no name that the world knows, and no embeddings of its width; or the world takes no text."""
+
+
 class QualityError(DsaError, ValueError):
     """A quality was asked for that makes no sense, or that the world does not promise. Says what it offers."""
 

@@ -16,7 +16,7 @@ from .spec import WorldSpec
 
 Form = Literal["op", "plain"]
 FORMS = ("auto", "op", "plain")
-_WITHOUT_OPERATORS = ("decode", "encode")
+_WITHOUT_OPERATORS = ("decode", "decode_first", "encode", "condition")
 
 
 @dataclass(frozen=True)

@@ -33,9 +33,17 @@ class FrameCache:
     every tick, never does.
     """
 
-    def __init__(self, spec: CacheSpec, capacity: int | None = None) -> None:
-        """Pools of `capacity` slots; None for as many as the address space gives away cheaply."""
+    def __init__(
+        self, spec: CacheSpec, capacity: int | None = None, source_shapes: Sequence[tuple[int, ...]] = ()
+    ) -> None:
+        """Pools of `capacity` slots; None for as many as the address space gives away cheaply.
+
+        source_shapes   of what a slot keeps besides: that which its keys and values were made of
+        """
         self.spec = spec
+        self._source_shapes = tuple(source_shapes)
+        self.sources: tuple[np.ndarray, ...] = ()
+        """One `float32[capacity, *shape]` for each of the source shapes. Replaced together with `pools`."""
         self.pools: tuple[np.ndarray, ...] = ()
         """Keys and values of layer 0, keys and values of layer 1, ...: each `float32[capacity, tokens, heads,
         head_dim]`. Growing replaces the whole tuple, so one comparison by identity tells whether it has
@@ -139,6 +147,18 @@ class FrameCache:
         index = np.asarray(slots, np.intp)
         return [pool[index] for pool in self.pools]
 
+    def read_sources(self, slots: Sequence[int]) -> list[np.ndarray]:
+        """As `read`, of `sources`."""
+        index = np.asarray(slots, np.intp)
+        return [source[index] for source in self.sources]
+
+    def write_sources(self, slots: Sequence[int], sources: Sequence[np.ndarray]) -> None:
+        """As `write`, of `sources`; by whoever writes the keys and values."""
+        index = np.asarray(slots, np.intp)
+        with self.writing():
+            for pool, source in zip(self.sources, sources, strict=True):
+                pool[index] = source
+
     def write(self, slots: Sequence[int], frames: Sequence[np.ndarray]) -> None:
         """The reverse: fill slots that were just allocated."""
         index = np.asarray(slots, np.intp)
@@ -190,12 +210,15 @@ class FrameCache:
             # in use are copied, or all would be written now. Free ones are taken from the low end, so that what
             # is in use lies together. Zeros also keep empty slots finite: graphs that mask rather than skip
             # multiply them by zero.
-            shape = (capacity, *self.spec.slot_shape)
-            pools = [np.zeros(shape, np.float32) for _ in range(2 * self.spec.layers)]
+            shapes = [self.spec.slot_shape] * (2 * self.spec.layers) + list(self._source_shapes)
+            grown = [np.zeros((capacity, *shape), np.float32) for shape in shapes]
             in_use = np.flatnonzero(self._references)
-            for pool, before in zip(pools, self.pools, strict=False):  # at first there is nothing to copy
+            for pool, before in zip(
+                grown, self.pools + self.sources, strict=False
+            ):  # at first there is nothing to copy
                 pool[in_use] = before[in_use]
-            self.pools = tuple(pools)
+            self.sources = tuple(grown[2 * self.spec.layers :])
+            self.pools = tuple(grown[: 2 * self.spec.layers])
             self._references += [0] * (capacity - old)
             self._free[:0] = range(capacity - 1, old - 1, -1)
         finally:

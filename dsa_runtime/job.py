@@ -21,13 +21,15 @@ NS_PER_MS = 1e6
 
 
 class Sample(NamedTuple):  # a NamedTuple is made in a third of the time of a frozen dataclass, and this is per tick
-    """One finished frame."""
+    """One finished tick."""
 
     tick: int
-    pixels: np.ndarray
-    """`uint8[H, W, 3]`, fresh."""
+    frames: np.ndarray
+    """`uint8[F, H, W, 3]`, fresh."""
     latent: np.ndarray
-    """`float32[C, h, w]`, fresh: the frame before decoding."""
+    """`float32[*latent]`, fresh: the tick before decoding."""
+    stream: tuple[np.ndarray, ...]
+    """What a streaming decoder remembers after it."""
     logit: float
     """The confidence head's output after the last step."""
     confidences: tuple[float, ...]

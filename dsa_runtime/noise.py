@@ -76,12 +76,12 @@ class ScheduleNoise:
     """The noise of a tick's steps, each times its level. Not locked: one per session or worker."""
 
     def __init__(self, shape: tuple[int, ...], levels: Sequence[float]) -> None:
-        """For latents of this shape, `[C, h, w]`."""
+        """For latents of this shape."""
         self._source = NoiseSource(math.prod(shape), len(levels))
         self._levels = np.array(levels, np.float32).reshape(-1, *(1 for _ in shape))
         self._noise = np.zeros((len(levels), *shape), np.float32)
         self.of_step = list(self._noise)
-        """`float32[C, h, w]` per step: t_k * noise_k, in place."""
+        """`float32[*shape]` per step: t_k * noise_k, in place."""
         self._drawn: tuple[int, int] | None = None
 
     def draw(self, seed: int, tick: int) -> None:

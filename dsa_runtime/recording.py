@@ -64,9 +64,18 @@ class Decision:
     steps: int
     threshold: float | None
     digest: str
-    """Of the pixels, see `digest`."""
+    """Of the tick's pictures, see `digest`."""
     played: Played | None = None
     """As it was measured when it was played; None where nobody kept that."""
+
+
+@dataclass(frozen=True, eq=False)
+class PromptChange:
+    """From the tick on the session was conditioned on this text."""
+
+    tick: int
+    prompt: str | np.ndarray
+    """The name of one of the world's own prompts, or embeddings `float32[tokens, width]`."""
 
 
 @dataclass
@@ -89,6 +98,9 @@ class Recording:
     snapshot: bytes | None = None
     """What the session started from; None if that was `reset(seed)`."""
     decisions: list[Decision] = field(default_factory=list)
+    prompts: list[PromptChange] = field(default_factory=list)
+    """In worlds that take text, in the order of their ticks: the first where the recording begins, unless that is with
+    a snapshot, which has its own."""
 
     @classmethod
     def of(cls, spec: WorldSpec, form: str, seed: int, first_tick: int = 0, snapshot: bytes | None = None) -> Recording:
@@ -112,6 +124,7 @@ class Recording:
             "seed": self.seed,
             "first_tick": self.first_tick,
             "snapshot": None if self.snapshot is None else base64.b64encode(self.snapshot).decode(),
+            **({"prompts": [_prompt_fields(change) for change in self.prompts]} if self.prompts else {}),
         }
         fields = [f'"{name}": {_compact(value)}' for name, value in head.items()]
         lines = ",\n".join(_compact(_fields(entry)) for entry in self.decisions)
@@ -136,7 +149,7 @@ class Recording:
 
 
 def digest(pixels: np.ndarray) -> str:
-    """BLAKE2b-128 of the pixels' bytes in C order, as hexadecimal text."""
+    """BLAKE2b-128 of the bytes of a tick's pictures in C order, as hexadecimal text."""
     return hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=16).hexdigest()
 
 
@@ -161,6 +174,31 @@ class _Entry:
 
 
 @dataclass(frozen=True)
+class _Change:
+    """A change of the prompt in the file: a name, or base64 of little-endian float32 with their shape."""
+
+    tick: int
+    name: str = ""
+    text: str = ""
+    shape: tuple[int, int] = (0, 0)
+
+    def __post_init__(self) -> None:
+        _check(0 <= self.tick < 2**63, "tick", f"must lie in 0..2**63 - 1, got {self.tick}")
+        _check(bool(self.name) != bool(self.text), "name", "a prompt has either a name or a text")
+
+    def prompt(self, where: str) -> str | np.ndarray:
+        """As the caller gave it."""
+        if self.name:
+            return self.name
+        try:
+            return (
+                np.frombuffer(base64.b64decode(self.text, validate=True), "<f4").astype(np.float32).reshape(self.shape)
+            )
+        except (binascii.Error, ValueError) as error:
+            raise WorldError(f"{where}.text: not base64 of float32{list(self.shape)}: {error}") from None
+
+
+@dataclass(frozen=True)
 class _Document:
     """The file, but for `format` and `format_version`."""
 
@@ -172,6 +210,7 @@ class _Document:
     first_tick: int
     snapshot: Any
     decisions: tuple[_Entry, ...]
+    prompts: tuple[_Change, ...] = ()
 
     def __post_init__(self) -> None:
         _check(self.form in ("op", "plain"), "form", f"must be 'op' or 'plain', got {_short(self.form)}")
@@ -203,8 +242,12 @@ def _decode(document: dict[str, Any], where: str) -> Recording:
         )
         for index, entry in enumerate(read.decisions)
     ]
+    prompts = [
+        PromptChange(change.tick, change.prompt(f"{where}.prompts[{index}]"))
+        for index, change in enumerate(read.prompts)
+    ]
     return Recording(
-        read.world, read.version, read.fingerprint, read.form, read.seed, read.first_tick, snapshot, decisions
+        read.world, read.version, read.fingerprint, read.form, read.seed, read.first_tick, snapshot, decisions, prompts
     )
 
 
@@ -228,6 +271,13 @@ def _fields(entry: Decision) -> dict[str, Any]:
     elif math.isinf(entry.played.budget_ms):
         del fields["played"]["budget_ms"]
     return fields
+
+
+def _prompt_fields(change: PromptChange) -> dict[str, Any]:
+    if isinstance(change.prompt, str):
+        return {"tick": change.tick, "name": change.prompt}
+    text = np.ascontiguousarray(change.prompt, "<f4")
+    return {"tick": change.tick, "text": base64.b64encode(text.data).decode(), "shape": list(text.shape)}
 
 
 def _plain(action: Any) -> Any:

@@ -62,9 +62,12 @@ def _start(world: World, recording: Recording) -> Session:
 
 def _replay(world: World, recording: Recording, verify: bool) -> Iterator[Tick]:
     with _start(world, recording) as session:
+        changes = {change.tick: change.prompt for change in recording.prompts}
         for decision in recording.decisions:
+            if session.tick in changes:
+                session.set_prompt(changes[session.tick])
             tick = session.step(decision.action, math.inf, steps=decision.steps)
-            if verify and (drawn := digest(tick.pixels)) != decision.digest:
+            if verify and (drawn := digest(tick.frames)) != decision.digest:
                 raise RecordingError(
                     f"tick {tick.tick}: drew another frame (digest {drawn}, recorded {decision.digest}). Frames are "
                     "the same bit for bit only in the same form (recorded in the "

@@ -17,7 +17,7 @@ def finished(job: Job, sample: Sample) -> Tick:
     inside_ms = sum(sample.denoise_ms) + sample.abandoned_ms + sample.decode_ms
     total_ms = _since_ms(job.started_ns)
     return Tick(
-        pixels=sample.pixels,
+        pixels=sample.frames[-1],
         tick=sample.tick,
         frame_tick=sample.tick,
         steps=len(sample.denoise_ms),
@@ -37,6 +37,7 @@ def finished(job: Job, sample: Sample) -> Tick:
             total=total_ms,
         ),
         confidences=sample.confidences,
+        frames=sample.frames,
     )
 
 
@@ -52,13 +53,19 @@ def left(job: Job, sample: Sample) -> Tick:
 
 
 def stale(
-    status: Status, tick: int, newest: tuple[int, np.ndarray], started_ns: int, budget_ms: float, credit_ms: float
+    status: Status,
+    tick: int,
+    newest: tuple[int, np.ndarray],
+    frames_per_tick: int,
+    started_ns: int,
+    budget_ms: float,
+    credit_ms: float,
 ) -> Tick:
-    """The newest finished frame instead of this tick's. `newest` is the tick after it, and its pixels."""
-    next_tick, pixels = newest[0], newest[1].copy()
+    """The newest finished picture instead of this tick's. `newest` is the tick after it, and its pixels."""
+    next_tick, frames = newest[0], np.repeat(newest[1][np.newaxis], frames_per_tick, axis=0)
     total_ms = _since_ms(started_ns)
     return Tick(
-        pixels=pixels,
+        pixels=frames[-1],
         tick=tick,
         frame_tick=next_tick - 1,
         steps=0,
@@ -70,6 +77,7 @@ def stale(
         slack_ms=budget_ms + credit_ms - total_ms,
         status=status,
         latency_ms=LatencyMs(wait=total_ms, denoise=(), abandoned=0.0, decode=0.0, sdk=0.0, total=total_ms),
+        frames=frames,
     )
 
 

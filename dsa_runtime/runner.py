@@ -17,9 +17,10 @@ from queue import SimpleQueue
 from time import perf_counter_ns
 from typing import Protocol, TypeVar
 
-from .engine import Engine, Workspace
+from .engine import Engine
 from .frame_cache import FrameCache
 from .sampler import Sampler
+from .workspace import Workspace
 
 _T = TypeVar("_T")
 Task = Callable[[], None]

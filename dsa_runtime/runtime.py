@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from .batcher import Batcher, Seat
 from .controller import ControllerState
+from .decoder import Stream
 from .engine import Engine, available_cores
 from .errors import SessionError
 from .frame_cache import FrameCache, Window
 from .job import MS_PER_NS
 from .latency import LatencyModel
+from .prompt import Prompt, embeddings
 from .runner import Runner, RunnerPool
 from .seeds import SeedContexts
 from .state import SessionState
 
 _WARM_UP_RUNS = 6
+_NOT_BEGUN: Stream = ()
 
 
 class Runtime:
     """Graphs, cached frames, start contexts and worker threads. Thread-safe."""
 
-    def __init__(self, engine: Engine, cache: FrameCache, seeds: SeedContexts) -> None:
+    def __init__(
+        self, engine: Engine, cache: FrameCache, seeds: SeedContexts, prompts: Mapping[str, np.ndarray]
+    ) -> None:
         self.spec, self.engine, self.cache, self.seeds = engine.spec, engine, cache, seeds
+        self._texts = prompts
+        self._prompts: dict[str, Prompt] = {}
         self.runners = RunnerPool(engine, cache)
         self._batchers: list[Batcher] = []
         self._lock = threading.Lock()
@@ -54,43 +62,112 @@ class Runtime:
         batchers = list(self._batchers)
         return sum(batcher.rounds for batcher in batchers), sum(batcher.rows for batcher in batchers)
 
+    def prompt(self, asked: Any) -> Prompt | None:
+        """The prompt that a caller means, None the world's own; None in a world that takes no text.
+
+        Raises `PromptError` and `EngineError`.
+        """
+        if asked is None:
+            if not self._texts:
+                return None
+            asked = next(iter(self._texts))
+        text, name = embeddings(self.spec, self._texts, asked)
+        if name is None:
+            return Prompt(text, self.engine.condition(text))
+        with self._lock:
+            if name not in self._prompts:
+                self._prompts[name] = Prompt(text, self.engine.condition(text), name)
+            return self._prompts[name]
+
+    def prompt_of(self, text: np.ndarray) -> Prompt | None:
+        """The prompt with these embeddings, `float32[tokens, width]`."""
+        return self.prompt(next((name for name, known in self._texts.items() if np.array_equal(known, text)), text))
+
     def context(
-        self, runner: Runner, latency: LatencyModel, seed: int, history: int
+        self, runner: Runner, latency: LatencyModel, seed: int, history: int, prompt: Prompt | None
     ) -> tuple[Window, SessionState, np.ndarray]:
         """Start context `seed % count`: a window filled with it, the state to go on from, its last picture."""
         index = seed % self.seeds.count
-        frames, actions = self.seeds.frames[index], self.seeds.actions[index]
-        latents = self.engine.encode(frames)
-        workspace, window = runner.workspace, self.cache.window(history)
+        actions, recorded = self.seeds.actions[index], self.seeds.frames
+        if recorded is not None:
+            latents = self.engine.encode(recorded[index])
+        else:
+            assert self.seeds.latents is not None
+            latents = self.seeds.latents[index]
+        window = self.window_on(runner, latents, actions, history, prompt, latency)
         try:
-            for latent, action in zip(latents, actions, strict=True):
-                latency.record("commit", workspace.commit(window, latent, action) * MS_PER_NS)
+            picture, stream = self._decoded(runner, latents)
         except BaseException:
             window.close()
             raise
-        return window, SessionState(seed, 0, ControllerState(), actions[-1].copy(), latents[-1]), frames[-1].copy()
+        if recorded is not None:
+            picture = recorded[index][-1].reshape(self.spec.frame.tick_shape)[-1].copy()
+        state = SessionState(
+            seed=seed,
+            tick=0,
+            controller=ControllerState(),
+            action=actions[-1].copy() if len(actions) else np.zeros(self.spec.action_space.width, np.float32),
+            latent=latents[-1] if len(latents) else np.zeros(self.spec.latent.shape, np.float32),
+            stream=stream,
+            shown=picture.copy() if self.spec.keeps_picture else None,
+            prompt=prompt,
+        )
+        return window, state, picture
+
+    def _decoded(self, runner: Runner, latents: np.ndarray) -> tuple[np.ndarray, Stream]:
+        """The last picture of these ticks, black for none, and the stream after them, in worlds that keep them."""
+        picture, stream = np.zeros(self.spec.frame.shape, np.uint8), _NOT_BEGUN
+        if self.spec.keeps_picture:
+            for latent in latents:
+                frames, stream, _ = runner.workspace.decode(latent, stream)
+                picture = frames[-1]
+        return picture, stream
 
     def open(
-        self, runner: Runner, latency: LatencyModel, seed: int, history: int
+        self, runner: Runner, latency: LatencyModel, seed: int, history: int, prompt: Prompt | None
     ) -> tuple[Window, SessionState, np.ndarray]:
         """As `context`, and runs each stage a few times, so that the first tick finds costs known."""
-        window, state, picture = self.context(runner, latency, seed, history)
+        window, state, picture = self.context(runner, latency, seed, history, prompt)
         try:
-            runner.sampler.warm_up(window, latency, _WARM_UP_RUNS)
-            runner.sampler.prepare(window, seed, 0)
+            runner.sampler.warm_up(window, state, latency, _WARM_UP_RUNS)
+            runner.sampler.prepare(window, state)
         except BaseException:
             window.close()
             raise
         return window, state, picture
 
-    def window_of(self, frames: Sequence[np.ndarray], history: int) -> Window:
-        """A window on frames from elsewhere: `float32[frames, tokens, heads, head_dim]` per pool, oldest first."""
+    def window_on(
+        self,
+        runner: Runner,
+        latents: np.ndarray,
+        actions: np.ndarray,
+        history: int,
+        prompt: Prompt | None,
+        latency: LatencyModel,
+    ) -> Window:
+        """A window on these ticks, oldest first, committed one after the other."""
+        window = self.cache.window(history)
+        try:
+            for latent, action in zip(latents, actions, strict=True):
+                latency.record("commit", runner.workspace.commit(window, latent, action, prompt) * MS_PER_NS)
+        except BaseException:
+            window.close()
+            raise
+        return window
+
+    def window_of(self, frames: Sequence[np.ndarray], sources: Sequence[np.ndarray], history: int) -> Window:
+        """A window on ticks from elsewhere, oldest first.
+
+        frames    `float32[ticks, tokens, heads, head_dim]` per pool
+        sources   as many for each of the cache's sources
+        """
         window = self.cache.window(history)
         try:
             slots = [self.cache.allocate() for _ in range(len(frames[0]))]
             for slot in slots:
                 window.push(slot)
             self.engine.write(self.cache, slots, frames)
+            self.cache.write_sources(slots, sources)
         except BaseException:
             window.close()
             raise

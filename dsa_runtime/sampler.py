@@ -7,9 +7,10 @@ from time import perf_counter_ns
 
 import numpy as np
 
+from .bindings import Interrupted
 from .calibration import CalibrationSpec
 from .controller import Controller, Plan
-from .engine import Interrupted, Workspace
+from .decoder import Stream
 from .errors import EngineError
 from .frame_cache import Window
 from .job import MS_PER_NS, Job, Sample
@@ -18,6 +19,7 @@ from .noise import ScheduleNoise
 from .spec import WorldSpec
 from .state import SessionState
 from .tick import StoppedBy
+from .workspace import Workspace
 
 
 class Sampler:
@@ -33,19 +35,21 @@ class Sampler:
         self._kept = kept_shares(spec)
         self._estimate_of = list(workspace.estimates)
 
-    def prepare(self, window: Window, seed: int, tick: int) -> None:
+    def prepare(self, window: Window, state: SessionState) -> None:
         """Do in idle time what the coming tick needs; `run` does what it does not find."""
-        self._workspace.look_at(window)
+        self._workspace.look_at(window, state.prompt)
         self._workspace.prepare_pixels()
-        self._noise.draw(seed, tick)
+        self._noise.draw(state.seed, state.tick)
 
-    def warm_up(self, window: Window, latency: LatencyModel, runs: int) -> None:
+    def warm_up(self, window: Window, state: SessionState, latency: LatencyModel, runs: int) -> None:
         """Run each stage a few times: the first tick shall find threads started and costs known."""
         workspace = self._workspace
-        workspace.look_at(window)
+        workspace.look_at(window, state.prompt)
+        stream: Stream = state.stream
         for _ in range(runs):
             latency.record("denoise", workspace.denoise(1) * MS_PER_NS)
-            latency.record("decode", workspace.decode(workspace.estimates[0])[1] * MS_PER_NS)
+            _, stream, decode_ns = workspace.decode(workspace.estimates[0], stream)
+            latency.record("decode", decode_ns * MS_PER_NS)
 
     def run(
         self,
@@ -63,7 +67,7 @@ class Sampler:
         what it did before.
         """
         workspace, latent = self._workspace, self._workspace.latent
-        self.prepare(window, state.seed, state.tick)
+        self.prepare(window, state)
         workspace.action[0] = job.action
         latent[0] = self._noise.of_step[0]
         denoise_ms: tuple[float, ...] = ()
@@ -94,16 +98,22 @@ class Sampler:
             latent += self._noise.of_step[step]
         job.may_decode()
         estimate = self._estimate_of[step - 1].copy()
-        pixels, decode_ns = workspace.decode(estimate)
+        frames, stream, decode_ns = workspace.decode(estimate, state.stream)
         wait_ms = max(free_ns - job.handed_over_ns, 0) * MS_PER_NS
         decode_ms = decode_ns * MS_PER_NS
         return Sample(
-            state.tick, pixels, estimate, logit, confidences, stopped_by, wait_ms, denoise_ms, abandoned_ms, decode_ms
-        )
+            state.tick, frames, estimate, stream, logit, confidences, stopped_by, wait_ms, denoise_ms, abandoned_ms,
+            decode_ms,
+        )  # fmt: skip
 
-    def decode(self, latent: np.ndarray) -> np.ndarray:
-        """The picture `uint8[H, W, 3]` of a latent `float32[C, h, w]`."""
-        return self._workspace.decode(latent)[0]
+    def picture(self, state: SessionState) -> np.ndarray:
+        """The newest picture of a session at this state, `uint8[H, W, 3]`, fresh."""
+        if state.shown is not None:
+            shown: np.ndarray = state.shown.copy()
+            return shown
+        frames, _, _ = self._workspace.decode(state.latent)
+        pixels: np.ndarray = frames[-1]
+        return pixels
 
 
 def calibrated(step: int, logit: float, calibration: CalibrationSpec) -> float:

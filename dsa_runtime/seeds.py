@@ -1,75 +1,67 @@
-"""Start contexts of a world: a few real frames, and the actions that led to them, for `Session.reset`."""
+"""Start contexts of a world, for `Session.reset`: a few real ticks, and the actions that led to them."""
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from .arrays_file import ArraysFile, describe
 from .errors import ActionError, WorldError
 from .spec import WorldSpec
-
-_MAX_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
 class SeedContexts:
-    """`count` contexts of `window` frames each, oldest first."""
+    """`count` contexts of `length` ticks each, oldest first: `window` of them, or fewer where they are latents."""
 
-    frames: np.ndarray
-    """`uint8[count, window, height, width, 3]`"""
     actions: np.ndarray
-    """`float32[count, window, action width]`, encoded; `actions[i, j]` led to `frames[i, j]`."""
+    """`float32[count, length, action width]`, encoded; `actions[i, j]` led to tick j of context i."""
+    frames: np.ndarray | None
+    """`uint8[count, window, height, width, 3]`, with another axis before the height where a tick has several pictures.
+    None in a world without an encoder."""
+    latents: np.ndarray | None
+    """`float32[count, length, *latent]` there; the length may be 0: such a world begins with nothing."""
 
     @property
     def count(self) -> int:
-        return len(self.frames)
+        return len(self.actions)
 
 
 def load_seeds(path: Path, spec: WorldSpec) -> SeedContexts:
     """Read and check `seeds.npz`. Nothing is unpickled, and sizes are checked before memory is taken."""
-    frame, window = spec.frame, spec.cache.window
-    try:
-        with zipfile.ZipFile(path) as archive:
-            frames = _read(archive, "frames", path)
-            actions = _read(archive, "actions", path)
-    except (zipfile.BadZipFile, OSError, EOFError, KeyError, ValueError, NotImplementedError) as error:
-        if isinstance(error, WorldError):
-            raise
-        raise WorldError(f"{path}: not a sound npz file: {error}") from None
-    expected = (window, frame.height, frame.width, frame.channels)
-    if frames.dtype != np.uint8 or frames.ndim != 5 or frames.shape[1:] != expected or not len(frames):
-        raise WorldError(f"{path}: frames: expected uint8[n, {', '.join(map(str, expected))}], got {_describe(frames)}")
-    if actions.shape != (len(frames), window, *spec.action_space.shape):
-        shape = ", ".join(map(str, (len(frames), window, *spec.action_space.shape)))
-        raise WorldError(f"{path}: actions: expected shape [{shape}], got {_describe(actions)}")
-    encoded = np.empty((len(frames), window, spec.action_space.width), np.float32)
-    for index in np.ndindex(len(frames), window):
+    encoded = spec.begins_full
+    with ArraysFile.open(path) as file:
+        ticks = file.read("frames" if encoded else "latents")
+        actions = file.read("actions")
+    if encoded:
+        frame = spec.frame
+        picture = frame.shape if frame.frames_per_tick == 1 else frame.tick_shape
+        _check_ticks(path, "frames", np.dtype(np.uint8), ticks, (spec.cache.window, *picture))
+    else:
+        _check_latents(path, ticks, spec)
+    space, lead = spec.action_space, ticks.shape[:2]
+    if actions.shape != (*lead, *space.shape):
+        shape = ", ".join(map(str, (*lead, *space.shape)))
+        raise WorldError(f"{path}: actions: expected shape [{shape}], got {describe(actions)}")
+    encodings = np.empty((*lead, space.width), np.float32)
+    for index in np.ndindex(*lead):
         try:
-            encoded[index] = spec.action_space.encode(actions[index])
+            encodings[index] = space.encode(actions[index])
         except ActionError as error:
             raise WorldError(f"{path}: actions{list(index)}: {error}") from None
-    return SeedContexts(frames, encoded)
+    return SeedContexts(encodings, ticks if encoded else None, None if encoded else ticks)
 
 
-def _read(archive: zipfile.ZipFile, name: str, path: Path) -> np.ndarray:
-    info = archive.getinfo(f"{name}.npy")
-    if info.file_size > _MAX_BYTES:
-        raise WorldError(f"{path}: {name}: larger than {_MAX_BYTES} bytes")
-    with archive.open(info) as stream:
-        version = np.lib.format.read_magic(stream)
-        if version != (1, 0):
-            raise WorldError(f"{path}: {name}: npy version {version} is not supported")
-        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
-    if dtype.hasobject:
-        raise WorldError(f"{path}: {name}: holds Python objects, which are never loaded")
-    if int(np.prod(shape, dtype=object)) * dtype.itemsize > info.file_size:
-        raise WorldError(f"{path}: {name}: truncated")
-    with archive.open(info) as stream:
-        return np.lib.format.read_array(stream, allow_pickle=False)
+def _check_latents(path: Path, latents: np.ndarray, spec: WorldSpec) -> None:
+    length = latents.shape[1] if latents.ndim > 1 else 0
+    _check_ticks(path, "latents", np.dtype(np.float32), latents, (min(length, spec.cache.window), *spec.latent.shape))
+    if not np.isfinite(latents).all():
+        raise WorldError(f"{path}: latents: must be finite")
 
 
-def _describe(array: np.ndarray) -> str:
-    return f"{array.dtype}[{', '.join(map(str, array.shape))}]"
+def _check_ticks(path: Path, name: str, dtype: np.dtype, found: np.ndarray, expected: tuple[int, ...]) -> None:
+    if found.dtype != dtype or found.shape[1:] != expected or not len(found):
+        wanted = ", ".join(map(str, expected))
+        raise WorldError(f"{path}: {name}: expected {dtype}[n, {wanted}], got {describe(found)}")

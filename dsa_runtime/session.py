@@ -19,14 +19,14 @@ from . import reply
 from . import snapshot as snapshots
 from .arguments import check_budget, check_count, check_seed, check_steps
 from .batcher import Seat
+from .bindings import Interrupted
 from .collection import COLLECTION_PAUSE
 from .controller import Controller, Outcome, Plan
-from .engine import Interrupted
 from .errors import CancelledError, DeadlineError, EngineError, SessionError
 from .frame_cache import Window
 from .job import MS_PER_NS, NS_PER_MS, Job, Line, Sample
 from .latency import Costs, LatencyModel
-from .recording import Decision, Played, Recording, digest
+from .recording import Decision, Played, PromptChange, Recording, digest
 from .runner import Lease, Runner
 from .runtime import Runtime
 from .sampler import score
@@ -123,6 +123,36 @@ class Session:
         """What a tick does that cannot keep its budget; see `World.session`."""
         return self._on_miss
 
+    @property
+    def prompt(self) -> str | np.ndarray | None:
+        """The text it is conditioned on: the name of one of the world's prompts, or embeddings `float32[tokens, width]`
+        (a copy); None in worlds that take no text.
+        """
+        prompt = self._state.prompt
+        return None if prompt is None else prompt.name or prompt.text.copy()
+
+    def set_prompt(self, prompt: str | np.ndarray) -> None:
+        """Condition the coming ticks on another text.
+
+        prompt   the name of one of the world's prompts (`session.spec.text.prompts`), or embeddings
+                 `float32[n, width]`, n at most `spec.text.tokens`, made elsewhere
+
+        What the world remembers depends on the text it was made with, so the window's ticks are committed again: this
+        takes as long as `spec.cache.window` commits. The history of `rewind` starts anew. Raises `PromptError`, and is
+        then as if it had not been called.
+        """
+        found = self._runtime.prompt(prompt)
+        with self._settled():
+            runtime, slots = self._runtime, self._window.slots
+            latents, actions = runtime.cache.read_sources(slots)
+            window = self._worker.call(
+                lambda runner: runtime.window_on(runner, latents, actions, self._past.maxlen or 0, found, self.latency)
+            )
+            self._window.close()
+            self._window, self._state = window, dataclasses.replace(self._state, prompt=found)
+            self._past.clear()
+            self._record_prompt()
+
     def step(self, action: Any, budget_ms: float | None = None, *, steps: int | None = None) -> Tick:
         """Advance the world by one tick and return its frame.
 
@@ -163,7 +193,8 @@ class Session:
             return True
 
     def reset(self, seed: int) -> np.ndarray:
-        """Start over from context `seed % world.contexts`; returns its last picture, `uint8[H, W, 3]`.
+        """Start over from context `seed % world.contexts`; returns its last picture, `uint8[H, W, 3]`, black where a
+        world begins with nothing. A prompt stays.
 
         `seed` (0 <= seed < 2**64) also keys the noise, so that with a sequence of actions and steps it fixes
         every frame.
@@ -171,10 +202,11 @@ class Session:
         seed = check_seed(seed)
         runtime, history = self._runtime, self._past.maxlen or 0
         with self._settled(commit=False):
-            parts = self._worker.call(lambda runner: runtime.context(runner, self.latency, seed, history))
+            prompt = self._state.prompt
+            parts = self._worker.call(lambda runner: runtime.context(runner, self.latency, seed, history, prompt))
             picture = self._replace(*parts, self._controller)
             if self._recording is not None:
-                self._recording = Recording.of(self.spec, self._recording.form, seed)
+                self._record(Recording.of(self.spec, self._recording.form, seed))
             return picture
 
     def snapshot(self) -> bytes:
@@ -185,8 +217,11 @@ class Session:
         of the window's keys and values, plus little.
         """
         with self._settled():
-            frames = self._runtime.cache.read(self._window.slots)
-            return snapshots.encode(self.spec, snapshots.Snapshot(self._state, self._controller, tuple(frames)))
+            cache, slots, prompt = self._runtime.cache, self._window.slots, self._state.prompt
+            frames, sources = tuple(cache.read(slots)), tuple(cache.read_sources(slots))
+            text = None if prompt is None else prompt.text
+            taken = snapshots.Snapshot(self._state, self._controller, frames, sources, text)
+            return snapshots.encode(self.spec, taken)
 
     def restore(self, snapshot: bytes) -> np.ndarray:
         """Go on from a snapshot of the same world; returns its newest picture, `uint8[H, W, 3]`.
@@ -196,9 +231,11 @@ class Session:
         """
         found = snapshots.decode(self.spec, snapshot)
         with self._settled(commit=False):
-            shown = self._worker.call(lambda runner: runner.sampler.decode(found.state.latent))
-            window = self._runtime.window_of(found.frames, self._past.maxlen or 0)
-            picture = self._replace(window, found.state, shown, found.controller)
+            prompt = None if found.text is None else self._runtime.prompt_of(found.text)
+            state = dataclasses.replace(found.state, prompt=prompt)
+            shown = self._worker.call(lambda runner: runner.sampler.picture(state))
+            window = self._runtime.window_of(found.frames, found.sources, self._past.maxlen or 0)
+            picture = self._replace(window, state, shown, found.controller)
             if self._recording is not None:
                 self._recording = Recording.of(self.spec, self._recording.form, self.seed, self.tick, bytes(snapshot))
             return picture
@@ -214,7 +251,7 @@ class Session:
             limit = f"opened with history={self._past.maxlen}, the session can undo {len(self._past)} ticks now"
             ticks = check_count("ticks", ticks, 0, len(self._past), limit)
             state = self._past[-ticks] if ticks else self._state
-            shown: np.ndarray = self._worker.call(lambda runner: runner.sampler.decode(state.latent))
+            shown: np.ndarray = self._worker.call(lambda runner: runner.sampler.picture(state))
             self._window.rewind(ticks)
             self._state, self._newest = state, (state.tick, shown)
             self._plan = self._planned(self._controller, self._state)
@@ -243,7 +280,11 @@ class Session:
             ]  # fmt: skip
             if self._recording is not None:
                 for branch in branches:
-                    branch._recording = dataclasses.replace(self._recording, decisions=self._recording.decisions.copy())
+                    branch._recording = dataclasses.replace(
+                        self._recording,
+                        decisions=self._recording.decisions.copy(),
+                        prompts=self._recording.prompts.copy(),
+                    )
             return branches
 
     def close(self) -> None:
@@ -272,7 +313,7 @@ class Session:
         if self._late is not None:
             tick, newest = self._state.tick + 1, self._newest
             if not self._await_late(started_ns, budget_ms if steps is None else math.inf):
-                return reply.stale("skipped", tick, newest, started_ns, budget_ms, 0.0)
+                return reply.stale("skipped", tick, newest, spec.frame.frames_per_tick, started_ns, budget_ms, 0.0)
         # A copy, as the caller may use its array again.
         asked = spec.action_space.validate(action) if self._recording is not None else None
         job = self._waiting = Job(encoded, asked, steps, budget_ms, self._plan.credit_ms, started_ns, self._line)
@@ -290,7 +331,8 @@ class Session:
         if job.leave():
             with self._cancelling:
                 self._waiting, self._late = None, job
-            return reply.stale("repeated", tick, newest, started_ns, budget_ms, job.credit_ms)
+            pictures = spec.frame.frames_per_tick
+            return reply.stale("repeated", tick, newest, pictures, started_ns, budget_ms, job.credit_ms)
         if job.cancelled:
             raise CancelledError(f"tick {tick} was cancelled")
         if job.error is not None:
@@ -348,7 +390,7 @@ class Session:
             sample = runner.sampler.run(
                 job, plan, self._window, self._state, self._controller, self._costs, self._worker.free_ns
             )
-            recorded = digest(sample.pixels) if self._recording is not None else ""
+            recorded = digest(sample.frames) if self._recording is not None else ""
             if not job.finish(sample, lambda: self._take_over(job, sample, recorded)):
                 return
         except Interrupted:
@@ -364,19 +406,22 @@ class Session:
         with suppress(Exception):  # the next tick tries again, and reports it
             self._commit(runner)
         self._learn(job, sample)
-        runner.sampler.prepare(self._window, self._state.seed, self._state.tick)
+        runner.sampler.prepare(self._window, self._state)
 
     def _take_over(self, job: Job, sample: Sample, recorded: str) -> None:
         """The tick is made: change the session. Everything that can fail has been done."""
         assert job.plan is not None
         state = self._state
         self._past.append(state)
-        self._state = SessionState(state.seed, state.tick + 1, state.controller, job.action, sample.latent)
+        shown = sample.frames[-1].copy() if self.spec.keeps_picture else None  # the caller may write to its own
+        self._state = SessionState(
+            state.seed, state.tick + 1, state.controller, job.action, sample.latent, sample.stream, shown, state.prompt
+        )
         self._uncommitted = True
         if job.credit_ms or self._controller.credit_ms:
             self._observe(job, sample)  # at once: the next call begins with its credit
         if self._on_miss == "repeat":
-            self._newest = (state.tick + 1, sample.pixels.copy())
+            self._newest = (state.tick + 1, sample.frames[-1].copy())
         if self._recording is not None:
             # How a tick fared is known when its call returns, or, where that did not wait for it, now.
             played = Played.of(reply.left(job, sample)) if job.left else None
@@ -386,7 +431,8 @@ class Session:
     def _commit(self, runner: Runner) -> None:
         """Put the newest frame into the window, if it is not there yet."""
         if self._uncommitted:
-            cost_ns = runner.workspace.commit(self._window, self._state.latent, self._state.action)
+            state = self._state
+            cost_ns = runner.workspace.commit(self._window, state.latent, state.action, state.prompt)
             self._uncommitted = False
             self.latency.record("commit", cost_ns * MS_PER_NS)
 
@@ -423,6 +469,16 @@ class Session:
         return controller.plan(state.controller, self.spec.calibration, self.spec.schedule.steps)
 
     # Between ticks.
+
+    def _record(self, recording: Recording) -> None:
+        """Record from here on, from a reset."""
+        self._recording = recording
+        self._record_prompt()
+
+    def _record_prompt(self) -> None:
+        prompt = self.prompt
+        if self._recording is not None and prompt is not None:
+            self._recording.prompts.append(PromptChange(self.tick, prompt))
 
     def _enter(self) -> None:
         if not self._entered.acquire(blocking=False):

@@ -6,8 +6,10 @@ Layout, format version 1; numbers are little-endian:
     uint32           format version
     uint32           length of the header
     header           a msgpack map, the fields of `_Header`
-    arrays           raw, in C order, each of the dtype and shape that the header lists: the newest frame's
-                     action and latent, then keys and values of the window per layer, oldest frame first
+    arrays           raw, in C order, each of the dtype and shape that the header lists: the newest tick's
+                     action and latent, then keys and values of the window per layer, oldest tick first; in worlds
+                     that need it the newest picture, what a streaming decoder remembers, the prompt's embeddings,
+                     and the latents and actions of the window
     32 bytes         BLAKE2b-256 of everything before it
 
 Keys and values are stored as float32, as the session holds them, so the window makes nearly all of the size
@@ -24,7 +26,7 @@ import reprlib
 import struct
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -43,7 +45,7 @@ _PREFIX = struct.Struct("<8sII")
 _DIGEST_BYTES = 32
 _MOST_HEADER_BYTES = 1 << 20
 _MOST_MESSAGE = 500
-_DTYPE = "<f4"
+_FLOATS, _PIXELS = "<f4", "|u1"
 
 T = TypeVar("T")
 
@@ -55,8 +57,12 @@ class Snapshot:
     state: SessionState
     controller: Controller
     frames: tuple[np.ndarray, ...]
-    """The window, oldest frame first: `float32[window, tokens, heads, head_dim]` for the keys of layer 0, its
+    """The window, oldest tick first: `float32[filled, tokens, heads, head_dim]` for the keys of layer 0, its
     values, the keys of layer 1, ..."""
+    sources: tuple[np.ndarray, ...] = ()
+    """In worlds that take text, of what these were made: `float32[filled, *latent]`, `float32[filled, actions]`."""
+    text: np.ndarray | None = None
+    """`float32[tokens, width]`: the prompt there. The state's own is not part of a snapshot."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,13 @@ class _Header:
 def encode(spec: WorldSpec, snapshot: Snapshot) -> bytes:
     """The bytes of a snapshot of a session in the world `spec`."""
     state = snapshot.state
-    arrays = [np.ascontiguousarray(array, _DTYPE) for array in (state.action, state.latent, *snapshot.frames)]
+    found = [state.action, state.latent, *snapshot.frames]
+    if state.shown is not None:
+        found += [state.shown, *state.stream]
+    if snapshot.text is not None:
+        found += [snapshot.text, *snapshot.sources]
+    named = _arrays(spec, len(snapshot.frames[0]), bool(state.stream))
+    arrays = [np.ascontiguousarray(array, entry.dtype) for array, entry in zip(found, named, strict=True)]
     header = _Header(
         world=spec.name,
         version=spec.version,
@@ -98,7 +110,7 @@ def encode(spec: WorldSpec, snapshot: Snapshot) -> bytes:
         tick=state.tick,
         controller=strict_json.encode(snapshot.controller),
         controller_state=strict_json.encode(state.controller),
-        arrays=tuple(_Array(name, _DTYPE, array.shape) for name, array in zip(_array_names(spec), arrays, strict=True)),
+        arrays=tuple(named),
     )
     packed = msgpack.packb(strict_json.encode(header))
     digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
@@ -115,12 +127,16 @@ def decode(spec: WorldSpec, data: bytes) -> Snapshot:
         header = _read_header(packed)
         _check_world(spec, header)
         controller = _flat(Controller, header.controller, "snapshot.controller")
-        action, latent, *frames = _read_arrays(spec, header.arrays, body)
-        state = SessionState(header.seed, header.tick, _controller_state(header), action, latent)
+        arrays = _read_arrays(spec, header.arrays, body)
+        state = SessionState(
+            header.seed, header.tick, _controller_state(header), arrays.pop("action"), arrays.pop("latent"),
+            _all_of(arrays, "state_"), arrays.pop("shown", None),
+        )  # fmt: skip
         controller.plan(state.controller, spec.calibration, spec.schedule.steps)  # refuses what this world cannot do
     except DsaError as error:  # a damaged snapshot must not fill the log with what is in it
         raise SnapshotError(str(error)[:_MOST_MESSAGE]) from None
-    return Snapshot(state, controller, tuple(frames))
+    sources = _all_of(arrays, "window_")
+    return Snapshot(state, controller, _all_of(arrays, ""), sources, arrays.get("text"))
 
 
 def _open(data: bytes) -> tuple[bytes, memoryview]:
@@ -177,36 +193,59 @@ def _controller_state(header: _Header) -> ControllerState:
     return state
 
 
-def _read_arrays(spec: WorldSpec, listed: tuple[_Array, ...], body: memoryview) -> list[np.ndarray]:
+def _read_arrays(spec: WorldSpec, listed: tuple[_Array, ...], body: memoryview) -> dict[str, np.ndarray]:
     """Copies of the arrays. None is made before all names, types and shapes are known to be right."""
-    names = list(_array_names(spec))
-    if [array.name for array in listed] != names:
+    named = _arrays(spec, _filled(spec, listed), any(entry.name == "state_0" for entry in listed))
+    names = [entry.name for entry in named]
+    if [entry.name for entry in listed] != names:
         raise SnapshotError(f"snapshot.arrays: expected {', '.join(names)}, got others")
-    shapes: list[tuple[int, ...]] = [(spec.action_space.width,), spec.latent.shape]
-    shapes += [(spec.cache.window, *spec.cache.slot_shape)] * (len(names) - len(shapes))
-    for entry, shape in zip(listed, shapes, strict=True):
-        where = f"snapshot.arrays.{entry.name}"
-        if entry.dtype != _DTYPE:
-            raise SnapshotError(f"{where}: expected dtype {_DTYPE!r}, got {reprlib.repr(entry.dtype)}")
-        if entry.shape != shape:
-            raise SnapshotError(f"{where}: expected shape {list(shape)}, got {reprlib.repr(list(entry.shape))}")
-    expected = np.dtype(_DTYPE).itemsize * sum(map(math.prod, shapes))
+    for found, wanted in zip(listed, named, strict=True):
+        where = f"snapshot.arrays.{wanted.name}"
+        if found.dtype != wanted.dtype:
+            raise SnapshotError(f"{where}: expected dtype {wanted.dtype!r}, got {reprlib.repr(found.dtype)}")
+        if found.shape != wanted.shape:
+            shape = reprlib.repr(list(found.shape))
+            raise SnapshotError(f"{where}: expected shape {list(wanted.shape)}, got {shape}")
+    expected = sum(np.dtype(entry.dtype).itemsize * math.prod(entry.shape) for entry in named)
     if len(body) != expected:
         raise SnapshotError(f"snapshot.arrays: expected {expected} bytes, got {len(body)}")
-    arrays, start = [], 0
-    for name, shape in zip(names, shapes, strict=True):
-        array = np.frombuffer(body, _DTYPE, math.prod(shape), start).astype(np.float32).reshape(shape)
+    arrays, start = {}, 0
+    for entry in named:
+        kind = np.dtype(entry.dtype)
+        array = np.frombuffer(body, kind, math.prod(entry.shape), start)
+        array = array.astype(kind.newbyteorder("=")).reshape(entry.shape)
         if not np.isfinite(array).all():
-            raise SnapshotError(f"snapshot.arrays.{name}: must be finite")
-        arrays.append(array)
+            raise SnapshotError(f"snapshot.arrays.{entry.name}: must be finite")
+        arrays[entry.name] = array
         start += array.nbytes
     return arrays
 
 
-def _array_names(spec: WorldSpec) -> Iterator[str]:
-    yield from ("action", "latent")
+def _filled(spec: WorldSpec, listed: tuple[_Array, ...]) -> int:
+    """Ticks in the window: all of it, but where a world may begin with less."""
+    told = next((entry.shape for entry in listed if entry.name == "key_0"), ())
+    return told[0] if told and not spec.begins_full and 0 <= told[0] <= spec.cache.window else spec.cache.window
+
+
+def _arrays(spec: WorldSpec, filled: int, streaming: bool) -> list[_Array]:
+    """What a snapshot holds of a session with so many ticks in its window, whose decoder's stream has begun or not."""
+    action, latent = (spec.action_space.width,), spec.latent.shape
+    shapes = {"action": action, "latent": latent}
     for layer in range(spec.cache.layers):
-        yield from (f"key_{layer}", f"value_{layer}")
+        shapes |= dict.fromkeys((f"key_{layer}", f"value_{layer}"), (filled, *spec.cache.slot_shape))
+    if spec.keeps_picture:
+        shapes["shown"] = spec.frame.shape
+    if streaming:
+        shapes |= {f"state_{i}": (1, *shape) for i, shape in enumerate(spec.decoder.state)}
+    if spec.text.width:
+        shapes["text"] = (spec.text.tokens, spec.text.width)
+        shapes |= {"window_latents": (filled, *latent), "window_actions": (filled, *action)}
+    return [_Array(name, _PIXELS if name == "shown" else _FLOATS, shape) for name, shape in shapes.items()]
+
+
+def _all_of(arrays: Mapping[str, np.ndarray], prefix: str) -> tuple[np.ndarray, ...]:
+    """Those whose names begin so, in order; without a prefix the keys and values."""
+    return tuple(array for name, array in arrays.items() if name.startswith(prefix or ("key_", "value_")))
 
 
 def _flat(cls: type[T], values: Mapping[str, Any], where: str) -> T:

@@ -13,7 +13,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from . import strict_json
@@ -24,16 +24,22 @@ from .ops.schema import DOMAIN as OPS_DOMAIN
 
 __all__ = [
     "FORMAT", "FORMAT_VERSION", "ActionSpace", "Box", "CacheSpec", "CalibrationSpec", "CheckedRisk", "Curve",
-    "Discrete", "FileEntry", "FrameSpec", "LatentSpec", "MultiBinary", "OperatingPoint", "OpsSpec", "RiskBound",
-    "ScheduleSpec", "WorldSpec",
+    "DecoderSpec", "Discrete", "FileEntry", "FrameSpec", "LatentSpec", "MultiBinary", "OperatingPoint", "OpsSpec",
+    "RiskBound", "ScheduleSpec", "TextSpec", "WorldSpec",
 ]  # fmt: skip
 
 FORMAT = "dsa-world"
 FORMAT_VERSION = 1
 SPEC_FILE = "world.json"
 SEEDS_FILE = "seeds.npz"
-REQUIRED_GRAPHS = ("denoise", "commit", "decode", "encode")
-OPTIONAL_GRAPHS = ("denoise_op", "commit_op", "write_op")  # the graphs that hold custom operators
+PROMPTS_FILE = "prompts.npz"
+REQUIRED_GRAPHS = ("denoise", "commit", "decode")
+OPTIONAL_GRAPHS = (
+    "encode",  # without it the start contexts are latents
+    "decode_first",  # of a decoder with a state
+    "condition",  # of a text
+    "denoise_op", "commit_op", "write_op",  # the graphs that hold custom operators
+)  # fmt: skip
 
 _WORLD_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
@@ -49,6 +55,7 @@ class FrameSpec:
     channels: int
     fps: float
     frames_per_tick: int
+    """Pictures that one tick draws."""
     display_aspect: tuple[int, int]
     """Width to height at which the picture is meant to be shown."""
 
@@ -57,8 +64,18 @@ class FrameSpec:
         _in_range("width", self.width, 1, 16384)
         _check(self.channels == 3, "channels", f"must be 3 (RGB), got {self.channels}")
         _check(0 < self.fps <= 1e4, "fps", f"must lie in (0, 10000], got {self.fps}")
-        _check(self.frames_per_tick == 1, "frames_per_tick", f"format 1 knows only 1, got {self.frames_per_tick}")
+        _in_range("frames_per_tick", self.frames_per_tick, 1, 256)
         _check(min(self.display_aspect) >= 1, "display_aspect", "both parts must be at least 1")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of one picture."""
+        return (self.height, self.width, self.channels)
+
+    @property
+    def tick_shape(self) -> tuple[int, int, int, int]:
+        """Of all pictures of a tick, `[F, height, width, channels]`."""
+        return (self.frames_per_tick, *self.shape)
 
     @property
     def period_ms(self) -> float:
@@ -68,19 +85,58 @@ class FrameSpec:
 
 @dataclass(frozen=True)
 class LatentSpec:
-    """The space in which frames are denoised: `float32[channels, height, width]`."""
+    """The space in which a tick is denoised: `float32[channels, height, width]`, or, where a tick is a chunk of
+    several latent frames, `float32[channels, frames, height, width]`."""
 
     channels: int
     height: int
     width: int
+    frames: int = field(default=1, metadata=strict_json.OPTIONAL)
+    """Latent frames of a tick. A decoder may make several pictures of each."""
 
     def __post_init__(self) -> None:
-        for name in ("channels", "height", "width"):
+        for name in ("channels", "height", "width", "frames"):
             _in_range(name, getattr(self, name), 1, 4096)
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        return (self.channels, self.height, self.width)
+    def shape(self) -> tuple[int, ...]:
+        chunk = (self.frames,) if self.frames > 1 else ()
+        return (self.channels, *chunk, self.height, self.width)
+
+
+@dataclass(frozen=True)
+class DecoderSpec:
+    """How latents become pictures. A streaming decoder remembers what it saw in earlier ticks."""
+
+    state: tuple[tuple[int, ...], ...] = ()
+    """Shapes, without the batch, of what `decode` takes and returns besides: `float32` `state_0`, `state_1`, ...; for
+    the first tick of a stream there is `decode_first`, which takes none. Empty for a decoder without memory."""
+
+    def __post_init__(self) -> None:
+        for index, shape in enumerate(self.state):
+            _check(
+                len(shape) <= 8 and all(1 <= n <= 1 << 20 for n in shape), f"state[{index}]", f"not a shape: {shape}"
+            )
+
+
+@dataclass(frozen=True)
+class TextSpec:
+    """The text that a world is conditioned on, as embeddings `float32[tokens, width]`. The SDK has no text encoder."""
+
+    width: int = 0
+    """Of an embedding; 0 for a world that takes no text."""
+    tokens: int = 0
+    """A prompt's embeddings, filled up with zeros to this number."""
+    encoder: str = ""
+    """What made the embeddings that the world was trained with, in words."""
+    prompts: tuple[str, ...] = ()
+    """Texts whose embeddings come with the package (`prompts.npz`); a session begins with the first."""
+
+    def __post_init__(self) -> None:
+        _in_range("width", self.width, 0, 1 << 20)
+        _in_range("tokens", self.tokens, min(self.width, 1), 1 << 20)
+        _check(len(set(self.prompts)) == len(self.prompts), "prompts", "one of them occurs twice")
+        _check(bool(self.prompts) == bool(self.width), "prompts", "needs one at least, where there is a width")
 
 
 @dataclass(frozen=True)
@@ -185,6 +241,8 @@ class WorldSpec:
     calibration: CalibrationSpec
     files: Mapping[str, FileEntry]
     provenance: Mapping[str, Any]
+    decoder: DecoderSpec = field(default_factory=DecoderSpec, metadata=strict_json.OPTIONAL)
+    text: TextSpec = field(default_factory=TextSpec, metadata=strict_json.OPTIONAL)
 
     def __post_init__(self) -> None:
         name = self.name
@@ -194,7 +252,7 @@ class WorldSpec:
             f"must be lower-case words joined by '-', got {name!r}",
         )
         _check(bool(self.version), "version", "must not be empty")
-        cells = self.latent.height * self.latent.width
+        cells = self.latent.frames * self.latent.height * self.latent.width
         _check(
             cells % self.cache.tokens == 0,
             "cache.tokens",
@@ -214,9 +272,31 @@ class WorldSpec:
         _check(SEEDS_FILE in self.files, f"files.{SEEDS_FILE}", "missing field")
         for graph in REQUIRED_GRAPHS:
             _check(graph in self.graphs, f"graphs.{graph}", "missing field")
+        for graph, needed, why in (
+            ("decode_first", bool(self.decoder.state), "a decoder with a state"),
+            ("condition", bool(self.text.width), "a world that takes text"),
+        ):
+            _check((graph in self.graphs) == needed, f"graphs.{graph}", f"belongs to {why}, and to no other")
+        _check((PROMPTS_FILE in self.files) == bool(self.text.width), f"files.{PROMPTS_FILE}", "belongs to `text`")
         for graph, file in self.graphs.items():
             _check(graph in REQUIRED_GRAPHS + OPTIONAL_GRAPHS, f"graphs.{graph}", "unknown field")
             _check(file in self.files, f"graphs.{graph}", f"{file!r} is not listed in files")
+
+    @property
+    def begins_full(self) -> bool:
+        """Whether start contexts are pictures, as many as the window holds; else they are latents, and maybe fewer."""
+        return "encode" in self.graphs
+
+    @property
+    def keeps_picture(self) -> bool:
+        """Whether a session keeps its newest picture, which it cannot always decode again: with a streaming decoder, or
+        where it may begin with nothing."""
+        return bool(self.decoder.state) or not self.begins_full
+
+    @property
+    def prompt_shape(self) -> tuple[int, ...]:
+        """Of a prompt as the generator takes it: keys and values of its tokens, of each layer in turn."""
+        return (2 * self.cache.layers, self.text.tokens, self.cache.heads, self.cache.head_dim)
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .controller import ControllerState
+from .prompt import Prompt
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,4 +21,10 @@ class SessionState:
     action: np.ndarray
     """`float32[action width]`, encoded: what led to the newest frame."""
     latent: np.ndarray
-    """`float32[C, h, w]`, the newest frame before decoding. With `action` it is what a commit needs."""
+    """`float32[*latent]`: the newest tick before decoding. With `action` it is what a commit needs."""
+    stream: tuple[np.ndarray, ...] = ()
+    """What a streaming decoder remembers after `latent` (`DecoderSpec.state`); empty for others and where it begins."""
+    shown: np.ndarray | None = None
+    """`uint8[H, W, 3]`, the newest picture, where it cannot be decoded again (`WorldSpec.keeps_picture`)."""
+    prompt: Prompt | None = None
+    """In worlds that take text."""

@@ -1,8 +1,8 @@
 """Strict JSON for frozen dataclasses. Nothing is guessed or ignored, and every error names the field.
 
-A dataclass is an object with exactly its fields (those with a default may be absent), `tuple[X, ...]` an
-array, `Mapping[str, X]` an object with free keys, `Any` whatever JSON holds. A union of dataclasses is told
-apart by the key `type`, which holds the class name.
+A dataclass is an object with exactly its fields (those with a default may be absent, and `OPTIONAL` ones are,
+while they have it), `tuple[X, ...]` an array, `Mapping[str, X]` an object with free keys, `Any` whatever JSON holds. A
+union of dataclasses is told apart by the key `type`, which holds the class name.
 """
 
 from __future__ import annotations
@@ -19,6 +19,11 @@ from typing import Any, TypeVar
 from .errors import WorldError
 
 T = TypeVar("T")
+
+
+OPTIONAL = types.MappingProxyType({"optional": True})
+"""`metadata` of a dataclass field that `encode` leaves out where it has its default: so documents stay as they were
+before the field was thought of."""
 
 
 def parse(text: str | bytes, source: str) -> dict[str, Any]:
@@ -60,7 +65,8 @@ def decode(cls: type[T], value: Any, where: str) -> T:
 def encode(value: Any) -> Any:
     """The JSON form of a dataclass (or of anything inside one); the inverse of `decode`."""
     if dataclasses.is_dataclass(value):
-        return {field.name: encode(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        fields = {field.name: (field, getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {name: encode(item) for name, (field, item) in fields.items() if not _is_left_out(field, item)}
     if isinstance(value, Mapping):
         return {name: encode(item) for name, item in value.items()}
     if isinstance(value, (tuple, list)):
@@ -71,6 +77,13 @@ def encode(value: Any) -> Any:
 def tagged(value: Any) -> dict[str, Any]:
     """The JSON form of one member of a union of dataclasses: its fields after the key `type`."""
     return {"type": type(value).__name__, **encode(value)}
+
+
+def _is_left_out(field: dataclasses.Field[Any], value: Any) -> bool:
+    if "optional" not in field.metadata:
+        return False
+    factory = field.default_factory
+    return bool(value == (field.default if factory is dataclasses.MISSING else factory()))
 
 
 @functools.cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypedDict
 
 import numpy as np
@@ -22,6 +22,9 @@ StoppedBy = Literal["confidence", "budget", "ceiling", "request", "deadline"]
 """Why no further denoising step was run: the confidence sufficed, the next step did not fit the budget, the
 policy's or the schedule's last step was reached, the caller had asked for exactly this many, or the deadline
 came while a step was running: then it was abandoned, and the frame is that of the step before."""
+
+
+_OF_PIXELS = np.empty(0, np.uint8)
 
 
 class LatencyMs(TypedDict):
@@ -46,7 +49,7 @@ class Tick:
     """What one call of `Session.step` came to."""
 
     pixels: np.ndarray
-    """`uint8[height, width, 3]`, RGB. Freshly allocated: the caller owns it and may write to it."""
+    """`uint8[height, width, 3]`, RGB: the newest picture. Freshly allocated: the caller owns it and may write to it."""
     tick: int
     """Index of this tick since reset, from 0."""
     frame_tick: int
@@ -72,3 +75,10 @@ class Tick:
     confidences: tuple[float, ...] = ()
     """As `confidence`, after each denoising step: one value per step, the last of them is `confidence`. Empty where
     `steps` is 0, and in the ticks of a server that does not say them yet."""
+    frames: np.ndarray = field(default_factory=lambda: _OF_PIXELS)
+    """`uint8[F, height, width, 3]`: all pictures of this tick, oldest first, F the world's `frame.frames_per_tick`,
+    which is 1 in most; the last of them is `pixels`, in the same memory."""
+
+    def __post_init__(self) -> None:
+        if self.frames is _OF_PIXELS:
+            object.__setattr__(self, "frames", self.pixels[np.newaxis])

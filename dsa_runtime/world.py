@@ -8,6 +8,8 @@ import threading
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from .arguments import check_count, check_seed, check_threads
 from .calibration import RiskBound
 from .controller import Controller
@@ -17,13 +19,14 @@ from .form import Form, choose_form
 from .frame_cache import FrameCache
 from .latency import LatencyModel
 from .package import Package, open_package
+from .prompt import load_prompts
 from .quality import Quality, with_default
 from .recording import Recording
 from .runner import Lease
 from .runtime import Runtime
 from .seeds import load_seeds
 from .session import ON_MISS, OnMiss, Session
-from .spec import SEEDS_FILE, WorldSpec
+from .spec import PROMPTS_FILE, SEEDS_FILE, WorldSpec
 
 if TYPE_CHECKING:
     from .doctor import Diagnosis
@@ -73,7 +76,11 @@ class World:
         self._package = package
         self._threads = check_threads(threads)
         self._seeds = load_seeds(package.path(SEEDS_FILE), package.spec)
-        self._cache = FrameCache(package.spec.cache)
+        takes_text = bool(package.spec.text.width)
+        self._prompts = load_prompts(package.path(PROMPTS_FILE), package.spec) if takes_text else {}
+        # A prompt is swapped by committing the window's ticks again, so these are kept where there can be another one.
+        kept = (package.spec.latent.shape, (package.spec.action_space.width,)) if takes_text else ()
+        self._cache = FrameCache(package.spec.cache, source_shapes=kept)
         self._runtimes: dict[int | None, Runtime] = {}
         self._loading = threading.Lock()
         self._choice = choose_form(package.spec, form)
@@ -92,6 +99,7 @@ class World:
         diagnosis: Diagnosis | None = None,
         record: bool = False,
         batched: bool = False,
+        prompt: str | np.ndarray | None = None,
     ) -> Session:
         """Open a session that starts from `seed`.
 
@@ -114,11 +122,14 @@ class World:
                      vector environments, where many sessions step at the same time, each on a thread of its own. With
                      the same steps the frames are the same; a tick takes as long as its company, and `latency_ms` says
                      so. A step that is running when the deadline comes is finished, not abandoned, so further steps are
-                     begun more cautiously
+                     begun more cautiously. Not every world has such sessions: see `batchable`
+        prompt       the text to begin with, as in `Session.set_prompt`; None for the world's first
         """
         seed, history = check_seed(seed), check_count("history", history, 0, 1 << 20)
         if on_miss not in ON_MISS:
             raise SessionError(f"on_miss: expected one of {', '.join(ON_MISS)}, got {on_miss!r}")
+        if batched and not self.batchable:
+            raise SessionError(f"batched: the world {self.spec.name!r} cannot make ticks together; leave it out")
         latency = LatencyModel()
         if diagnosis is not None:
             diagnosis.check(self.spec, self.form)
@@ -139,12 +150,18 @@ class World:
         seat = runtime.seat() if batched else None
         # A batched session runs none of the graphs alone, so there is nothing to warm up.
         prepare = runtime.open if seat is None else runtime.context
-        parts = Lease(runtime.runners).call(lambda runner: prepare(runner, latency, seed, history))
+        found = runtime.prompt(prompt)
+        parts = Lease(runtime.runners).call(lambda runner: prepare(runner, latency, seed, history, found))
         window, state, picture = parts
         session = Session(runtime, window, state, controller, latency, on_miss, history, picture, seat)
         if record:
-            session._recording = Recording.of(self.spec, self.form, seed)
+            session._record(Recording.of(self.spec, self.form, seed))
         return session
+
+    @property
+    def batchable(self) -> bool:
+        """Whether sessions may be `batched`: not in worlds with a streaming decoder, or that take text."""
+        return not (self.spec.decoder.state or self.spec.text.width)
 
     @property
     def form(self) -> Form:
@@ -195,6 +212,6 @@ class World:
         with self._loading:
             if threads not in self._runtimes:
                 self._runtimes[threads] = Runtime(
-                    Engine(self._package, threads, self._choice), self._cache, self._seeds
+                    Engine(self._package, threads, self._choice), self._cache, self._seeds, self._prompts
                 )
             return self._runtimes[threads]

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from dsa_runtime import Session
-from dsa_runtime.engine import Interrupted, Workspace
+from dsa_runtime.bindings import Interrupted
+from dsa_runtime.workspace import Workspace
 
 WAIT_S = 30.0  # for what must happen; a test that waits this long has failed
 
@@ -44,7 +45,7 @@ class Gate:
             if count < first:
                 return
             self.inside.set()
-            options = {"denoise": workspace._denoise_options, "decode": workspace._decode_options}.get(stage)
+            options = {"denoise": workspace._options, "decode": workspace._decoder.options}.get(stage)
             for _ in range(int(WAIT_S * 5000)):
                 if self.open.wait(0.0002):
                     return

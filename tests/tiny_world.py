@@ -71,13 +71,13 @@ def write_tiny_world(
         "to_rgb": rng.normal(0, 0.6, (CHANNELS, 3)),
         "from_rgb": rng.normal(0, 1.0, (3, CHANNELS)),
     }
-    _write_weights(folder / "weights.bin", weights)
+    write_weights(folder / "weights.bin", weights)
     builders = {
         "denoise.plain.onnx": _denoise, "commit.plain.onnx": _commit, "decode.onnx": _decode, "encode.onnx":
         _encode,
     }  # fmt: skip
     for file, build in builders.items():
-        graph = build(_Graph(weights, height, width), action_space.width, window)
+        graph = build(Graph(weights, height, width), action_space.width, window)
         (folder / file).write_bytes(graph.model().SerializeToString())
     _write_seeds(folder / "seeds.npz", action_space, window, (height, width), rng)
     (folder / "card.md").write_text("A test fixture, not a trained world.\n")
@@ -97,7 +97,7 @@ def seal(folder: Path) -> None:
     """Make the sizes and hashes in `world.json` match the files again."""
 
     def update(document: dict[str, Any]) -> None:
-        document["files"] = {file: vars(_entry(folder / file)) for file in document["files"]}
+        document["files"] = {file: vars(file_entry(folder / file)) for file in document["files"]}
 
     edit_spec(folder, update)
 
@@ -110,7 +110,7 @@ def pack(folder: Path, archive: Path, compression: int = zipfile.ZIP_STORED) -> 
     return archive
 
 
-class _Graph:
+class Graph:
     """Collects nodes; weights are external, stored as float16 and cast in the graph, as in real packages."""
 
     def __init__(self, weights: dict[str, np.ndarray], height: int, width: int) -> None:
@@ -155,7 +155,7 @@ class _Graph:
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
 
 
-def _generator_inputs(graph: _Graph, actions: int, window: int) -> None:
+def _generator_inputs(graph: Graph, actions: int, window: int) -> None:
     graph.input("latent", TensorProto.FLOAT, ["B", CHANNELS, GRID, GRID])
     graph.input("level", TensorProto.FLOAT, ["B"])
     graph.input("action", TensorProto.FLOAT, ["B", actions])
@@ -166,12 +166,12 @@ def _generator_inputs(graph: _Graph, actions: int, window: int) -> None:
         graph.input(f"value_pool_{layer}", TensorProto.FLOAT, ["S", TOKENS, HEADS, HEAD_DIM])
 
 
-def _tokens(graph: _Graph, latent: str) -> str:
+def to_tokens(graph: Graph, latent: str) -> str:
     flat = graph.add("Reshape", latent, graph.constant([0, CHANNELS, TOKENS], np.int64))
     return graph.add("Transpose", flat, perm=[0, 2, 1])
 
 
-def _context(graph: _Graph, window: int) -> str:
+def _context(graph: Graph, window: int) -> str:
     """[B, T, CHANNELS]: cached values weighted by their keys and by 1 / age; empty slots count nothing."""
     filled = graph.add("GreaterOrEqual", "slot_table", graph.constant(0, np.int32))
     index = graph.add("Max", "slot_table", graph.constant(0, np.int32))
@@ -188,17 +188,17 @@ def _context(graph: _Graph, window: int) -> str:
     return graph.add("MatMul", flat, graph.weight("context_weight"))
 
 
-def _column(graph: _Graph, vector: str) -> str:
+def column(graph: Graph, vector: str) -> str:
     return graph.add("Unsqueeze", vector, graph.constant([1], np.int64))
 
 
-def _denoise(graph: _Graph, actions: int, window: int) -> _Graph:
+def _denoise(graph: Graph, actions: int, window: int) -> Graph:
     _generator_inputs(graph, actions, window)
     context = _context(graph, window)
-    action = _column(graph, graph.add("MatMul", "action", graph.weight("action_weight")))
-    level = _column(graph, _column(graph, "level"))
+    action = column(graph, graph.add("MatMul", "action", graph.weight("action_weight")))
+    level = column(graph, column(graph, "level"))
     # The noisier the input, the less of it survives, as in a denoiser.
-    kept = graph.add("Mul", _tokens(graph, "latent"), graph.add("Sub", graph.constant(1.1), level))
+    kept = graph.add("Mul", to_tokens(graph, "latent"), graph.add("Sub", graph.constant(1.1), level))
     clean = graph.add("Tanh", graph.add("Add", graph.add("Add", kept, context), action))
     restored = graph.add("Transpose", clean, perm=[0, 2, 1])
     restored = graph.add("Reshape", restored, graph.constant([0, CHANNELS, GRID, GRID], np.int64))
@@ -210,11 +210,11 @@ def _denoise(graph: _Graph, actions: int, window: int) -> _Graph:
     return graph
 
 
-def _commit(graph: _Graph, actions: int, window: int) -> _Graph:
+def _commit(graph: Graph, actions: int, window: int) -> Graph:
     _generator_inputs(graph, actions, window)
-    tokens = graph.add("Add", _tokens(graph, "latent"), _context(graph, window))
-    tokens = graph.add("Add", tokens, _column(graph, _column(graph, "level")))
-    action = _column(graph, graph.add("MatMul", "action", graph.weight("action_key_weight")))
+    tokens = graph.add("Add", to_tokens(graph, "latent"), _context(graph, window))
+    tokens = graph.add("Add", tokens, column(graph, column(graph, "level")))
+    action = column(graph, graph.add("MatMul", "action", graph.weight("action_key_weight")))
     for layer in range(LAYERS):
         for kind in ("key", "value"):
             features = graph.add("Add", graph.add("MatMul", tokens, graph.weight(f"{kind}_weight")), action)
@@ -224,9 +224,9 @@ def _commit(graph: _Graph, actions: int, window: int) -> _Graph:
     return graph
 
 
-def _decode(graph: _Graph, actions: int, window: int) -> _Graph:
+def _decode(graph: Graph, actions: int, window: int) -> Graph:
     latent = graph.input("latent", TensorProto.FLOAT, ["B", CHANNELS, GRID, GRID])
-    rgb = graph.add("Sigmoid", graph.add("MatMul", _tokens(graph, latent), graph.weight("to_rgb")))
+    rgb = graph.add("Sigmoid", graph.add("MatMul", to_tokens(graph, latent), graph.weight("to_rgb")))
     scaled = graph.add("Mul", rgb, graph.constant(255.0))
     grid = graph.add("Reshape", graph.add("Round", scaled), graph.constant([0, GRID, 1, GRID, 1, 3], np.int64))
     height, width = graph.height, graph.width
@@ -236,7 +236,7 @@ def _decode(graph: _Graph, actions: int, window: int) -> _Graph:
     return graph
 
 
-def _encode(graph: _Graph, actions: int, window: int) -> _Graph:
+def _encode(graph: Graph, actions: int, window: int) -> Graph:
     height, width = graph.height, graph.width
     frame = graph.input("frame", TensorProto.UINT8, ["B", height, width, 3])
     unit = graph.add("Div", graph.add("Cast", frame, to=TensorProto.FLOAT), graph.constant(255.0))
@@ -261,7 +261,7 @@ def _offsets(weights: dict[str, np.ndarray]) -> dict[str, tuple[int, int]]:
     return offsets
 
 
-def _write_weights(path: Path, weights: dict[str, np.ndarray]) -> None:
+def write_weights(path: Path, weights: dict[str, np.ndarray]) -> None:
     offsets = _offsets(weights)
     last, length = list(offsets.values())[-1]
     content = bytearray(last + length)
@@ -281,7 +281,7 @@ def _write_seeds(path: Path, space: ActionSpace, window: int, size: tuple[int, i
     np.savez(path, frames=frames, actions=actions)
 
 
-def _entry(path: Path) -> FileEntry:
+def file_entry(path: Path) -> FileEntry:
     content = path.read_bytes()
     return FileEntry(hashlib.sha256(content).hexdigest(), len(content))
 
@@ -308,6 +308,6 @@ def _spec(
         ops=OpsSpec("dsa", 1),
         graphs=graphs,
         calibration=CalibrationSpec(0.05, "rms", 0.5, (curve,) * 3, (curve,) * 3, (OperatingPoint(0.5, 2.0),)),
-        files={file: _entry(folder / file) for file in files},
+        files={file: file_entry(folder / file) for file in files},
         provenance={"what": "a test fixture"},
     )

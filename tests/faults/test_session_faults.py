@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dsa_runtime import ActionError, BudgetError, EngineError, Session, SessionError, World
-from dsa_runtime.engine import Workspace
+from dsa_runtime.workspace import Workspace
 from tests.stages import patch_stage, settle
 
 ACTIONS = [0, 1, 3, 2, 2, 0]
@@ -171,7 +171,7 @@ def test_a_reset_that_fails_leaves_the_session_playing(
         with pytest.raises(EngineError):
             session.reset(1)
     with monkeypatch.context() as patch:
-        patch.setattr("dsa_runtime.engine.Workspace.commit", broken)
+        patch.setattr("dsa_runtime.workspace.Workspace.commit", broken)
         with pytest.raises(EngineError):
             session.reset(1)
     assert (session.tick, session.seed, session._runtime.cache.used) == (3, 7, used)
@@ -195,7 +195,7 @@ def test_a_session_that_fails_to_open_leaves_nothing(tiny_world: World, monkeypa
     def broken(*_: Any) -> int:
         raise EngineError("commit: broken")
 
-    monkeypatch.setattr("dsa_runtime.engine.Workspace.commit", broken)
+    monkeypatch.setattr("dsa_runtime.workspace.Workspace.commit", broken)
     with pytest.raises(EngineError):
         tiny_world.session(0)
     assert tiny_world._cache.used == used

@@ -12,6 +12,7 @@ PUBLIC = {
     "load_world", "World", "bundled_worlds", "WorldSpec", "Discrete", "MultiBinary", "Box", "Session",
     "Controller", "Quality", "RiskBound", "Tick", "Recording", "Diagnosis", "Pacer", "DsaError", "WorldError",
     "ActionError", "BudgetError", "QualityError", "SessionError", "EngineError", "DeadlineError", "CancelledError",
+    "PromptError",
     "SnapshotError", "RecordingError", "DiagnosisError", "ServingError", "ServerError",
     "BusyError", "ServerGoneError", "connect", "Connection", "RemoteSession", "Spectator", "__version__",
 }  # fmt: skip

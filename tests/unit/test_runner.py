@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 from dsa_runtime import EngineError, Session, World, load_world
-from dsa_runtime.engine import Workspace
 from dsa_runtime.runner import Lease, Runner, RunnerPool
+from dsa_runtime.workspace import Workspace
 from tests.stages import WAIT_S, Gate, patch_stage, settle
 from tests.tiny_world import write_tiny_world
 
@@ -250,7 +250,7 @@ class TestLease:
 PROGRAM = """
 import math, sys, threading, time
 from dsa_runtime import load_world
-from dsa_runtime.engine import Workspace
+from dsa_runtime.workspace import Workspace
 
 world = load_world({package!r} or None, threads=1)
 session = world.session(3, **{options!r})

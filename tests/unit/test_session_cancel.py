@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 from dsa_runtime import CancelledError, DeadlineError, Session, Tick, World, load_world, reply
-from dsa_runtime.engine import Interrupted, Workspace
+from dsa_runtime.bindings import Interrupted
 from dsa_runtime.job import Job
 from dsa_runtime.replay import verify_replay
 from dsa_runtime.session import ON_MISS, OnMiss
+from dsa_runtime.workspace import Workspace
 from tests.stages import WAIT_S, Gate, patch_stage, settle
 
 ACTIONS = [0, 1, 3, 2, 2, 0, 1, 3]

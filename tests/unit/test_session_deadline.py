@@ -16,9 +16,9 @@ import dsa_runtime.reply
 import dsa_runtime.sampler
 import dsa_runtime.session
 from dsa_runtime import BudgetError, Controller, DeadlineError, EngineError, Session, SessionError, World, load_world
-from dsa_runtime.engine import Workspace
 from dsa_runtime.latency import Costs
 from dsa_runtime.replay import verify_replay
+from dsa_runtime.workspace import Workspace
 from tests.stages import Gate, patch_stage, settle
 
 ACTIONS = [0, 1, 3, 2, 2, 0]
@@ -302,7 +302,7 @@ class TestClock:
 
         for module in (dsa_runtime.job, dsa_runtime.reply, dsa_runtime.session, dsa_runtime.sampler):
             monkeypatch.setattr(module, "perf_counter_ns", clock)
-        monkeypatch.setattr("dsa_runtime.engine.time.perf_counter_ns", clock)
+        monkeypatch.setattr("dsa_runtime.bindings.time.perf_counter_ns", clock)
         with tiny_world.session(7, controller=ALL_STEPS) as session:
             for _ in range(5):
                 session.step(0, 5000.0)

@@ -109,7 +109,7 @@ def drop(path: str) -> Callable[[Document], None]:
         (put("frame/channels", 4), "world.json.frame.channels:"),
         (put("frame/fps", 0), "world.json.frame.fps:"),
         (put("frame/fps", "20"), "world.json.frame.fps: expected a number, got a string"),
-        (put("frame/frames_per_tick", 2), "world.json.frame.frames_per_tick:"),
+        (put("frame/frames_per_tick", 0), "world.json.frame.frames_per_tick:"),
         (put("frame/display_aspect", [4, 3, 2]), "world.json.frame.display_aspect: expected 2 items"),
         (put("frame/display_aspect", [4, 0]), "world.json.frame.display_aspect:"),
         (put("frame/depth", 1), "world.json.frame.depth: unknown"),
