@@ -37,8 +37,10 @@ class Budget:
             raise ValueError("budget: give exactly one of 'minutes' and 'steps'")
 
     def fraction(self, step: int, seconds: float) -> float:
-        """Share of the budget used, 0..1."""
-        used = step / self.steps if self.steps is not None else seconds / 60.0 / float(self.minutes or 1e-9)
+        """Share of the budget used, 0..1; of a budget of nothing all of it."""
+        if not (self.steps or self.minutes):
+            return 1.0
+        used = step / self.steps if self.steps is not None else seconds / 60.0 / float(self.minutes or 1.0)
         return min(1.0, used)
 
 

@@ -225,7 +225,7 @@ class TestPrompt:
     ) -> None:
         with world.session(7) as session:
             play(session, ACTIONS[:2])
-            with pytest.raises(PromptError, match=r"^prompt: .*" + problem):
+            with pytest.raises(PromptError, match=f"^prompt: .*{problem}"):
                 session.set_prompt(prompt)  # type: ignore[arg-type]
             with pytest.raises(PromptError, match="^prompt: "):
                 world.session(7, prompt=prompt)  # type: ignore[arg-type]
