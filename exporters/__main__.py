@@ -47,6 +47,10 @@ def parser() -> argparse.ArgumentParser:
         "confidence", help="give a checkpoint of Wan2.1 or Self-Forcing a confidence head; its own weights stay"
     )
     _confidence_arguments(confidence)
+    checkpoint = commands.add_parser(
+        "package-checkpoint", help="write the world package of a checkpoint that has a confidence head"
+    )
+    _checkpoint_arguments(checkpoint)
     small = commands.add_parser("small-decoder", help="distil a light decoder from Wan2.1's autoencoder; resumes")
     _small_decoder_arguments(small)
     branches = {
@@ -77,6 +81,27 @@ def _confidence_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--seed", type=int, help="of noise and head (default: 0)")
     command.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the large matrices")
     command.add_argument("--device", default=None, help="torch device (default: cuda if there is one, else cpu)")
+
+
+def _checkpoint_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("checkpoint", type=Path, help="file or folder, with what `confidence` wrote beside it")
+    command.add_argument("folder", type=Path, help="folder to write; an older package there is replaced")
+    command.add_argument(
+        "--decoder",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="a small decoder, `small_decoder.safetensors`; or Wan2.1_VAE.pth, or diffusers' folder `vae`",
+    )
+    command.add_argument("--prompts", type=Path, help="text embeddings [N, L, 4096], one array in .safetensors or .npz")
+    command.add_argument("--texts", type=Path, help="what the prompts say, a line each (default: 'prompt 1', ...)")
+    command.add_argument("--name", help="of the world (default: that of the checkpoint)")
+    command.add_argument("--world-version", default="0.1.0", help="default: 0.1.0")
+    command.add_argument("--licence", required=True, help="of the weights, for example Apache-2.0")
+    command.add_argument("--description", default="", help="a line about it")
+    command.add_argument("--fps", type=float, default=16.0, help="pictures a second (default: 16, as Wan2.1)")
+    command.add_argument("--weights", help="as given to `confidence`")
+    command.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="as given to `confidence`")
 
 
 def _small_decoder_arguments(command: argparse.ArgumentParser) -> None:

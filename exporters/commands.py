@@ -7,8 +7,6 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from exporters.importers.self_forcing import LEVELS, read_generator
 from exporters.importers.wan_vae import read_wan_vae
 from exporters.model.lpips import Lpips, LpipsUnavailable
 from exporters.model.wan.config import WanConfig
+from exporters.package_checkpoint import package_checkpoint, print_package
 from exporters.packaging.clips import longest_everywhere, pick_clips
 from exporters.packaging.describe import action_space, calibration_spec, frame_spec
 from exporters.packaging.recover import recover_generator
@@ -31,6 +30,7 @@ from exporters.packaging.recover_autoencoder import recover_autoencoder
 from exporters.packaging.reexport import reexport_package
 from exporters.packaging.verify import verify_package
 from exporters.packaging.write import WorldDescription, write_package
+from exporters.provenance import command_line, commit
 from exporters.recording.dataset import Dataset
 from exporters.training.branch import BASE_STAGES, run_folder
 from exporters.training.config import TrainConfig, load_config
@@ -40,6 +40,10 @@ from exporters.training.run import STAGES, Trained, load_result, run_training
 from exporters.training.small_decoder import SmallDecoderTraining, train_small_decoder
 from exporters.training.stage import Budget
 from exporters.training.start import Start, check_start
+
+__all__ = [
+    "confidence", "package", "package_checkpoint", "reexport", "small_decoder", "train", "verify",
+]  # fmt: skip
 
 
 def train(options: argparse.Namespace) -> int:
@@ -128,7 +132,7 @@ def verify(options: argparse.Namespace) -> int:
 def reexport(options: argparse.Namespace) -> int:
     """Write a package's graphs again from its own weights."""
     config = load_config(options.config)
-    result = reexport_package(options.package, config.teacher.model, {"command": _command(), "commit": _commit()})
+    result = reexport_package(options.package, config.teacher.model, {"command": command_line(), "commit": commit()})
     for file, change in result.files.items():
         print(f"{file}: {change}")
     for graph, difference in result.plain.items():
@@ -156,7 +160,7 @@ def confidence(options: argparse.Namespace) -> int:
         raise ValueError(f"prompts: this model {needs}")
     prompts = None if options.prompts is None else read_prompts(options.prompts, generator.config)
     fitted = train_post_hoc(settings, levels, generator, prompts)
-    provenance = {"checkpoint": options.checkpoint.name, "command": _command(), "commit": _commit()}
+    provenance = {"checkpoint": options.checkpoint.name, "command": command_line(), "commit": commit()}
     files = write_confidence(options.checkpoint, generator, levels, fitted, provenance)
     ranks = ", ".join(f"{value:.2f}" for value in fitted.gate["rank_correlation"])
     error = fitted.gate["reliability"]["expected_calibration_error"]
@@ -221,8 +225,8 @@ def write(config: TrainConfig, trained: Trained, folder: Path) -> None:
         provenance={
             "source": dataset.spec.source,
             "recorded_frames": {name: split.frames for name, split in dataset.spec.splits.items()},
-            "command": _command(),
-            "commit": _commit(),
+            "command": command_line(),
+            "commit": commit(),
             "seed": trained.seed,
             "head": trained.kept,
             "gates": trained.gates,
@@ -230,21 +234,4 @@ def write(config: TrainConfig, trained: Trained, folder: Path) -> None:
     )
     contexts = pick_clips(dataset, "validation", config.contexts, trained.generator.config.window, seed=config.seed)
     spec = write_package(folder, trained.generator, trained.autoencoder, description, contexts, card)
-    size = sum(entry.bytes for entry in spec.files.values())
-    print(f"{folder}: {spec.name} {spec.version}, {size / 2**20:.1f} MiB in {len(spec.files)} files")
-    print(f"play it: dsa play {folder}")
-
-
-def _command() -> str:
-    return "python -m exporters " + " ".join(sys.argv[1:])
-
-
-def _commit() -> str:
-    """The checkout's commit, with `+` if files differ from it; `unknown` outside a checkout."""
-    try:
-        git = ["git", "-C", str(Path(__file__).parent)]
-        name = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return name.stdout.strip() + ("+" if changed.stdout.strip() else "")
+    print_package(folder, spec)

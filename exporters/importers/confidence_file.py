@@ -56,23 +56,32 @@ def write_confidence(
     return weights, meaning
 
 
+def read_meaning(checkpoint: Path) -> dict[str, Any]:
+    """What the JSON beside a checkpoint says of its head. Raises CheckpointError if there is none of this version."""
+    _, meaning = confidence_files(checkpoint)
+    if not meaning.is_file():
+        raise CheckpointError(f"{meaning}: there is no such file; `python -m exporters confidence` makes it")
+    try:
+        told = dict(json.loads(meaning.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{meaning}: damaged ({error})") from None
+    missing = {"format_version", "transformer_sha256", "config", "levels", "calibration"} - told.keys()
+    if missing:
+        raise CheckpointError(f"{meaning}: damaged (it lacks {', '.join(sorted(missing))})")
+    if told["format_version"] != VERSION:
+        raise CheckpointError(f"{meaning}: format_version {told['format_version']} is not {VERSION}; fit the head anew")
+    return told
+
+
 def read_confidence(checkpoint: Path, generator: WanGenerator) -> dict[str, Any]:
     """Give `generator` the head that was fitted for it, and return what the JSON says.
 
     Raises CheckpointError if there is none, or if it was fitted to other weights; the same ones in another precision
     are others.
     """
+    told = read_meaning(checkpoint)
     weights, meaning = confidence_files(checkpoint)
-    if not meaning.is_file():
-        raise CheckpointError(f"{meaning}: there is no such file; `python -m exporters confidence` makes it")
-    try:
-        told = dict(json.loads(meaning.read_text(encoding="utf-8")))
-        version, digest = told["format_version"], told["transformer_sha256"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{meaning}: damaged ({error})") from None
-    if version != VERSION:
-        raise CheckpointError(f"{meaning}: format_version {version} is not {VERSION}; fit the head anew")
-    if digest != weights_digest(generator.transformer):
+    if told["transformer_sha256"] != weights_digest(generator.transformer):
         raise CheckpointError(f"{meaning}: the head was fitted to other weights, or to these in another precision")
     load_into(
         generator.confidence, open_checkpoint(weights), {name: name for name in generator.confidence.state_dict()}

@@ -25,11 +25,11 @@ def load_forms(package: Package) -> dict[Form, Engine]:
     return {form: Engine(package, threads=1, form=form) for form in forms}
 
 
-def check_forms(package: Package) -> dict[Form, Engine]:
-    """Load all forms that can run here and raise ValueError if they do not compute the same."""
+def check_forms(package: Package, rounds: int = 8) -> dict[Form, Engine]:
+    """Load all forms that can run here and raise ValueError if they do not compute the same, in so many comparisons."""
     engines = load_forms(package)
     if "op" in engines:
-        differences = compare_engines(engines["op"], engines["plain"]) | {"write": compare_write(package)}
+        differences = compare_engines(engines["op"], engines["plain"], rounds) | {"write": compare_write(package)}
         for name, difference in differences.items():
             if not difference.largest <= FORMS_APART:
                 raise ValueError(
@@ -39,7 +39,10 @@ def check_forms(package: Package) -> dict[Form, Engine]:
 
 
 def compare_engines(one: Engine, other: Engine, rounds: int = 8) -> Differences:
-    """Difference of `denoise` and `commit` on random inputs: one to three sessions, with full and with empty tables."""
+    """Difference of `denoise` and `commit` on random inputs: one to three sessions, with full and with empty tables.
+
+    rounds   2 at least
+    """
     differences = {"denoise": Difference(), "commit": Difference()}
     rng = np.random.default_rng(0)
     for index in range(rounds):
@@ -83,6 +86,8 @@ def random_inputs(spec: WorldSpec, rng: np.random.Generator, batch: int, filled:
         "action": rng.normal(size=(batch, spec.action_space.width)),
         **{pool: rng.normal(size=(slots, *spec.cache.slot_shape)) for pool in pools},
     }
+    if spec.text.width:
+        floats["prompt"] = rng.normal(size=(batch, *spec.prompt_shape))
     return {
         **{name: array.astype(np.float32) for name, array in floats.items()},
         "slot_table": table.astype(np.int32),

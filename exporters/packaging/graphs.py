@@ -17,6 +17,7 @@ from dsa_runtime.form import Form
 from exporters.model import attention
 from exporters.model.autoencoder import Autoencoder, pictures_to_float, pictures_to_uint8
 from exporters.model.generator import Attend, Generator, GeneratorConfig
+from exporters.model.wan.config import WanConfig
 from exporters.packaging import translate
 
 PICTURE_SCALE = 8
@@ -106,7 +107,7 @@ class EncodeGraph(nn.Module):
 
 
 def paged_attends(
-    config: GeneratorConfig, form: Form, slot_table: Tensor, slot_age: Tensor, pools: tuple[Tensor, ...]
+    config: GeneratorConfig | WanConfig, form: Form, slot_table: Tensor, slot_age: Tensor, pools: tuple[Tensor, ...]
 ) -> list[Attend]:
     """Per layer the attention over the frame itself and the slots of the tables."""
     paged = attention.paged_attention if form == "plain" else translate.paged_frame_attention

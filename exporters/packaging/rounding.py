@@ -22,7 +22,7 @@ def deployed_generator(generator: Generator, *, rounded: bool = True) -> Generat
     """A float32 CPU copy in evaluation mode, its large weights rounded to float16 values unless told otherwise."""
     copy = Generator(generator.config)
     copy.load_state_dict(generator.state_dict())
-    return _frozen(copy, rounded)
+    return frozen(copy, rounded)
 
 
 def deployed_autoencoder(autoencoder: Autoencoder, *, rounded: bool = True) -> Autoencoder:
@@ -34,10 +34,14 @@ def deployed_autoencoder(autoencoder: Autoencoder, *, rounded: bool = True) -> A
     assert isinstance(last, nn.Conv2d)
     copy.encoder[-1] = fuse_conv_bn_eval(last, copy.normalise)
     copy.normalise = nn.Identity()
-    return _frozen(copy, rounded)
+    return frozen(copy, rounded)
 
 
-def _frozen(module: nn.Module, rounded: bool) -> nn.Module:
+def frozen(module: nn.Module, rounded: bool) -> nn.Module:
+    """The module itself, in float32 and evaluation mode, its large weights rounded to float16 values if told so.
+
+    Raises ValueError for a weight that float16 cannot hold.
+    """
     module.float().eval().requires_grad_(False)
     for parameter in module.parameters() if rounded else ():
         if parameter.dim() >= 2 and parameter.numel() >= LARGE_VALUES:

@@ -50,6 +50,8 @@ GRAPH_FILES = {
     "denoise_op": "denoise.onnx",
     "commit_op": "commit.onnx",
     "write_op": "write.onnx",
+    "decode_first": "decode.first.onnx",
+    "condition": "condition.onnx",
 }
 """By name in the spec. The form with custom operators is the faster one and has the short names."""
 
@@ -120,7 +122,7 @@ def world_spec(generator: Generator, description: WorldDescription, files: Mappi
         cache=cache_spec(generator.config),
         schedule=description.schedule,
         ops=OpsSpec(schema.DOMAIN, schema.VERSION),
-        graphs=GRAPH_FILES,
+        graphs={name: file for name, file in GRAPH_FILES.items() if file in files},
         calibration=description.calibration,
         files=files,
         provenance=description.provenance,

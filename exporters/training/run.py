@@ -197,6 +197,8 @@ def perceptual_distance(config: ConfidenceTraining) -> PictureDistance | None:
 
 def _trained_seed(checkpoint: Path, number: int) -> int:
     """The seed that a stage began with: not the recipe's `number` if that has changed since."""
+    if not checkpoint.exists():  # of a budget of nothing
+        return number
     saved = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
     return int(saved["seed"]) // 1000 if "seed" in saved else number  # `begin` seeds the stages
 
