@@ -91,6 +91,8 @@ def _specs(name: str, world: World) -> Message:
         "schedule": strict_json.encode(spec.schedule),
         "calibration": {key: calibration[key] for key in ("delta", "delta_unit", "default_threshold", "thresholds")},
     }
+    if spec.text.width:
+        told["text"] = strict_json.encode(spec.text)
     described = {"world": name, "contexts": world.contexts, "spec": told}
     reply = Message("specs", 0, described, (Buffer.of_bytes("spec", spec.to_json().encode()),))
     try:

@@ -15,6 +15,7 @@ from ..errors import (
     DeadlineError,
     DsaError,
     EngineError,
+    PromptError,
     QualityError,
     ServerError,
     ServerGoneError,
@@ -22,6 +23,7 @@ from ..errors import (
     SnapshotError,
     WorldError,
 )
+from ..spec import FrameSpec
 from .fields import Fields, mapping, optional, text, uint64
 from .frame_ring import FrameReader
 from .pictures import Encoding, decode_picture
@@ -35,6 +37,7 @@ _BY_KIND: Mapping[str, type[DsaError]] = {
         CancelledError,
         DeadlineError,
         EngineError,
+        PromptError,
         QualityError,
         SessionError,
         SnapshotError,
@@ -75,9 +78,10 @@ def snapshot_of(reply: Message) -> bytes | None:
 class FrameSource:
     """Takes the pictures of one session out of its replies, wherever they are. Close it."""
 
-    def __init__(self, shape: tuple[int, int, int]) -> None:
-        """`shape` is the world's: height, width, 3."""
-        self._shape = shape
+    def __init__(self, frame: FrameSpec) -> None:
+        """`frame` is the world's."""
+        self._shape = frame.shape
+        self._tick_shape = frame.tick_shape if frame.frames_per_tick > 1 else frame.shape
         self._ring: FrameReader | None = None
 
     def attach(self, ring: Fields) -> bool:
@@ -91,28 +95,37 @@ class FrameSource:
         return True
 
     def take(self, reply: Message) -> np.ndarray:
-        """The picture, `uint8[height, width, 3]`, fresh. Raises `WireError` if there is no such one."""
-        buffer = reply.buffer("frame")
-        if buffer.dtype != "u1" or buffer.shape != self._shape:
-            raise WireError("malformed", f"bufs.frame: expected u1 {self._shape}, got {buffer.dtype} {buffer.shape}")
-        if buffer.data is None:
-            frame = None if self._ring is None else self._ring.read(buffer.slot, buffer.seq, self._shape)
-            if frame is None:
-                raise WireError("malformed", "bufs.frame: the ring does not hold it (any more)")
-            return frame
-        if buffer.encoding == "raw":
-            pixels: np.ndarray = np.frombuffer(buffer.data, np.uint8).reshape(self._shape).copy()
-            return pixels
-        try:
-            return decode_picture(cast(memoryview, buffer.data), cast(Encoding, buffer.encoding), self._shape)
-        except ValueError as error:
-            raise WireError("malformed", f"bufs.frame: {error}") from None
+        """The picture that a session stands at, `uint8[height, width, 3]`, fresh. Raises `WireError` if there is no
+        such one."""
+        return self._take(reply, self._shape)
+
+    def take_tick(self, reply: Message) -> np.ndarray:
+        """The pictures of a tick, `uint8[F, height, width, 3]`, fresh; `uint8[height, width, 3]` where F is 1. Raises
+        `WireError` if there are no such ones."""
+        return self._take(reply, self._tick_shape)
 
     def close(self) -> None:
         """Idempotent."""
         if self._ring is not None:
             self._ring.close()
             self._ring = None
+
+    def _take(self, reply: Message, shape: tuple[int, ...]) -> np.ndarray:
+        buffer = reply.buffer("frame")
+        if buffer.dtype != "u1" or buffer.shape != shape:
+            raise WireError("malformed", f"bufs.frame: expected u1 {shape}, got {buffer.dtype} {buffer.shape}")
+        if buffer.data is None:
+            frame = None if self._ring is None else self._ring.read(buffer.slot, buffer.seq, shape)
+            if frame is None:
+                raise WireError("malformed", "bufs.frame: the ring does not hold it (any more)")
+            return frame
+        if buffer.encoding == "raw":
+            pixels: np.ndarray = np.frombuffer(buffer.data, np.uint8).reshape(shape).copy()
+            return pixels
+        try:
+            return decode_picture(cast(memoryview, buffer.data), cast(Encoding, buffer.encoding), shape)
+        except ValueError as error:
+            raise WireError("malformed", f"bufs.frame: {error}") from None
 
 
 def ring_of(reply: Message) -> dict[str, Any] | None:

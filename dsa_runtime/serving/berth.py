@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from .control import Control
 from .fields import binary, integer, optional, uint64
 from .journal import Journal
 from .wire import Buffer, Message, WireError
-from .wire_tick import NO_BUDGET
+from .wire_prompt import Prompt, prompt_parts
 
 T = TypeVar("T")
 
@@ -27,7 +28,7 @@ _GOODBYE_MS = 100  # for what was posted last
 _PAUSE_S = 0.05  # between two attempts to find a new place
 _ATTEMPTS = 3  # lives of the server that one call outlives
 _MOST_MS = 2**53
-_MOVING = ("reset", "restore", "rewind", "configure")
+_MOVING = ("reset", "restore", "rewind", "configure", "prompt")
 
 
 @dataclass(frozen=True)
@@ -51,15 +52,16 @@ class Berth:
         journal: Journal | None = None,
         *,
         any_frames: bool = False,
+        prompt: Prompt | None = None,
     ) -> None:
         """options      fields of `open` but `key`
         journal      what it takes to make the session again; None for one that is lost with its server
         any_frames   where the server has no room for a ring, have the frames sent
+        prompt       to open with; None for the world's first
         """
         self.control, self.spec, self.options, self.journal = control, spec, options, journal
-        height, width = spec.frame.height, spec.frame.width
-        self.frames = FrameSource((height, width, 3))
-        self.any_frames = any_frames
+        self.frames = FrameSource(spec.frame)
+        self.any_frames, self.prompt = any_frames, prompt
         self.place: Place | None = None
         """None while it has none."""
         self.stepping: int | None = None
@@ -70,7 +72,7 @@ class Berth:
         """Of the session, for its user."""
         self.controller: Mapping[str, Any] | None = None
         """The one in force, if it is not the one that it was opened with."""
-        reply_bytes = 0 if options.get("frames") == "shm" else height * width * 3
+        reply_bytes = 0 if options.get("frames") == "shm" else math.prod(spec.frame.tick_shape)
         # What reaches another server than it was meant for does no harm: it names the epoch and the session.
         self._channel = Channel(control.link, self.hand_over, reply_bytes=reply_bytes, read_late=True)
         self._handing = threading.Lock()
@@ -181,9 +183,10 @@ class Berth:
         options = dict(self.options)
         if self.journal is not None and isinstance(self.journal.start, int):
             options["seed"] = self.journal.start
-        fields = {"epoch": epoch, "key": secrets.randbits(64), **options}
+        prompt, buffers = prompt_parts(self.prompt)
+        fields = {"epoch": epoch, "key": secrets.randbits(64), **options, **prompt}
         try:
-            reply = self._ask(Message("open", self._channel.next_id(), fields))
+            reply = self._ask(Message("open", self._channel.next_id(), fields, buffers))
         except BusyError as error:
             if not (self.any_frames and options["frames"] == "shm" and _lacks_room(error)):
                 raise
@@ -279,7 +282,7 @@ class Berth:
             if isinstance(journal.start, bytes):
                 self._request("restore", {}, [Buffer.of_bytes("snapshot", journal.start)])
             for move in journal.moves():
-                self._request("step", {"action": move.action, "steps": move.steps, "budget_us": NO_BUDGET})
+                self._request(*move.request())
             if self.controller is not None:
                 self._request("configure", {"controller": self.controller})
         except BaseException:  # half made, it must not be taken for the session

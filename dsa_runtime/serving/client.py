@@ -9,6 +9,8 @@ from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from .. import strict_json
 from ..arguments import check_count, check_seed
 from ..controller import Controller
@@ -22,6 +24,7 @@ from .link import ClientKeys, Link
 from .remote_session import RemoteSession
 from .spectator import Spectator
 from .wire import WireError
+from .wire_prompt import checked_prompt
 
 if TYPE_CHECKING:
     from ..session import OnMiss  # which brings the engine along: not for those who only look at it from afar
@@ -112,11 +115,12 @@ class Connection:
         lease_ms: int | None = None,
         recover: bool = False,
         checkpoint_ticks: int | None = None,
+        prompt: str | np.ndarray | None = None,
     ) -> RemoteSession:
         """Open a session that starts from `seed`.
 
         world              name of one of the server's; None for the first
-        threshold, max_steps, controller, on_miss, history
+        threshold, max_steps, controller, on_miss, history, prompt
                            as in `World.session`
         frames             as in `connect`; None for the connection's
         quality            of JPEG, 1 (smallest) to 95 (best)
@@ -135,6 +139,7 @@ class Connection:
         given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
         shown = dataclasses.replace(controller or Controller(), **given)
         spec = self.spec if world is None else self.spec_of(world)
+        begins_with = None if prompt is None else checked_prompt(spec, prompt)
         way = self._frames if frames is None else _check_frames(frames)
         options = {
             "world": spec.name,
@@ -159,13 +164,15 @@ class Connection:
             raise SessionError(
                 "checkpoint_ticks: means something with recover=True only; give that too, or leave it out"
             )
-        berth = Berth(self._control, spec, options, journal, any_frames=way == "auto")
+        berth = Berth(self._control, spec, options, journal, any_frames=way == "auto", prompt=begins_with)
         try:
             berth.open()
         except BaseException:
             berth.leave()
             raise
-        return RemoteSession(berth, self._heartbeat, seed, shown, on_miss)
+        if begins_with is None and spec.text.prompts:
+            begins_with = spec.text.prompts[0]
+        return RemoteSession(berth, self._heartbeat, seed, shown, on_miss, begins_with)
 
     def spectator(self, topic: bytes) -> Spectator:
         """An onlooker of the session with that `RemoteSession.topic`, which may be another process's."""

@@ -27,7 +27,7 @@ Send = Callable[[Route, Message], None]
 
 _KNOWN = (
     "hello", "specs", "stats", "open", "ping", "cancel", "close", "step", "reset", "restore", "rewind", "snapshot",
-    "fork", "configure",
+    "fork", "configure", "prompt",
 )  # fmt: skip
 
 

@@ -23,12 +23,14 @@ from .observer import label
 from .outlet import Outlet
 from .spectator import TOPIC_BYTES
 from .wire import Buffer, Message, WireError, error_message
-from .wire_tick import NO_BUDGET, frame_fields
+from .wire_prompt import prompt_of
+from .wire_tick import NO_BUDGET, frame_fields, pictures_of
 
 _LEAST_BUDGET_MS = 1e-3
 _CODES: dict[type[DsaError], str] = {
     errors.ActionError: "invalid",
     errors.BudgetError: "invalid",
+    errors.PromptError: "invalid",
     errors.QualityError: "invalid",
     errors.SessionError: "invalid",
     errors.SnapshotError: "invalid",
@@ -73,6 +75,7 @@ def _open(hosted: Hosted, request: Request) -> Outcome:
     publish = read.optional(read.boolean, fields, "publish")
     if publish and around.publisher is None:
         raise WireError("unsupported", "publish: this server has no address for spectators")
+    prompt = prompt_of(request.message)
     outlet = Outlet.asked(fields, world.spec.frame, config)
     try:
         if publish:
@@ -85,7 +88,8 @@ def _open(hosted: Hosted, request: Request) -> Outcome:
             on_miss=_or(fields, "on_miss", "best_effort"),
             history=history,
             record=config.record is not None,
-            batched=config.batched,
+            batched=config.batched and world.batchable,
+            prompt=prompt,
         )
     except BaseException:
         outlet.close()
@@ -111,7 +115,7 @@ def _step(hosted: Hosted, request: Request) -> Outcome:
     left_ms = max(budget_ms - queue_ms, _LEAST_BUDGET_MS)
     tick = session.step(fields.get("action"), left_ms, steps=fields.get("steps"))
     decision = frame_fields(tick, budget_ms, queue_ms)
-    reply = _reply(request, "frame", {"sid": hosted.sid, **decision}, outlet.buffer(tick.pixels))
+    reply = _reply(request, "frame", {"sid": hosted.sid, **decision}, outlet.buffer(pictures_of(tick)))
     commit_ms = session.latency.quantile("commit", 0.5) or 0.0
     shown: tuple[Callable[[], None], ...] = ()
     if tick.frame_tick >= 0:  # the picture it started from has been shown already
@@ -179,6 +183,15 @@ def _configure(hosted: Hosted, request: Request) -> Outcome:
     return Outcome(_reply(request, "configured", {"sid": hosted.sid, **described}))
 
 
+def _set_prompt(hosted: Hosted, request: Request) -> Outcome:
+    session, _ = _parts(hosted)
+    prompt = prompt_of(request.message)
+    if prompt is None:
+        raise WireError("malformed", "prompt: missing field, expected a name, or a buffer of embeddings")
+    session.set_prompt(prompt)
+    return Outcome(_reply(request, "prompted", {"sid": hosted.sid, "tick": session.tick}))
+
+
 def _close(hosted: Hosted, request: Request) -> Outcome:
     if hosted.session is not None:
         hosted.save(hosted.session.recording)
@@ -206,6 +219,7 @@ _HANDLERS: dict[str, Callable[[Hosted, Request], Outcome]] = {
     "snapshot": _snapshot,
     "fork": _fork,
     "configure": _configure,
+    "prompt": _set_prompt,
     "close": _close,
     "handover": _hand_over,
 }
@@ -215,8 +229,9 @@ def _moved(hosted: Hosted, request: Request, move: Callable[[], np.ndarray]) -> 
     """The outcome of going somewhere else. A recording that ends by it is kept."""
     session, _ = _parts(hosted)
     recording = session.recording
-    pixels = move()
-    outcome = _picture(hosted, request, "picture", pixels)
+    pixels, prompt = move(), session.prompt  # a snapshot holds no name, only the session knows what it is called
+    named = {"prompt": prompt} if isinstance(prompt, str) else {}
+    outcome = _picture(hosted, request, "picture", pixels, named)
     if session.recording is not recording:
         outcome = dataclasses.replace(outcome, then=(*outcome.then, partial(hosted.save, recording)))
     return outcome

@@ -7,9 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..tick import Tick
+from .wire import Buffer
+from .wire_prompt import Prompt, prompt_parts
+from .wire_tick import NO_BUDGET
 
 Start = int | bytes
 """A seed to reset to, or a snapshot to restore."""
+Request = tuple[str, dict[str, Any], tuple[Buffer, ...]]
+"""Type, fields and buffers."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +26,26 @@ class Move:
     steps: int | None
     """Denoising steps taken; None where the server did not say: the tick was answered with the frame before it."""
 
+    def request(self) -> Request:
+        """To do it again."""
+        return "step", {"action": self.action, "steps": self.steps, "budget_us": NO_BUDGET}, ()
+
+
+@dataclass(frozen=True, eq=False)
+class Swap:
+    """The text was changed. Nothing before it can be undone."""
+
+    prompt: Prompt
+
+    def request(self) -> Request:
+        """To do it again."""
+        return "prompt", *prompt_parts(self.prompt)
+
 
 @dataclass
 class _Stretch:
     start: Start
-    moves: list[Move] = field(default_factory=list)
+    moves: list[Move | Swap] = field(default_factory=list)
 
 
 class Journal:
@@ -48,7 +68,7 @@ class Journal:
         """What to begin with."""
         return self._stretches[0].start
 
-    def moves(self) -> Iterator[Move]:
+    def moves(self) -> Iterator[Move | Swap]:
         """What to do then, oldest first."""
         for stretch in self._stretches:
             yield from stretch.moves
@@ -57,13 +77,18 @@ class Journal:
     def is_due(self) -> bool:
         """Whether it is time for `checkpoint`: the newest one is old, or steps are missing and the tick has ended."""
         moves = self._stretches[-1].moves
-        return len(moves) >= self._every or (bool(moves) and moves[-1].steps is not None and not self.is_exact)
+        under_way = bool(moves) and isinstance(moves[-1], Move) and moves[-1].steps is None
+        return len(moves) >= self._every or (bool(moves) and not under_way and not self.is_exact)
 
     def note(self, action: Any, tick: Tick) -> None:
         """A tick has come back."""
         if tick.status != "skipped":  # then the world did not move
             self._stretches[-1].moves.append(Move(action, tick.steps or None))
             self.is_exact &= tick.steps > 0
+
+    def swap(self, prompt: Prompt) -> None:
+        """The text was changed."""
+        self._stretches[-1].moves.append(Swap(prompt))
 
     def begin(self, start: Start) -> None:
         """The session was reset or restored."""

@@ -17,8 +17,8 @@ from .observer import Observer
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 1 / 60, 0.02, 1 / 30, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 # fmt: off
 _TYPES = frozenset((
-    "hello", "specs", "open", "step", "reset", "restore", "rewind", "snapshot", "fork", "configure", "close", "cancel",
-    "ping", "stats",
+    "hello", "specs", "open", "step", "reset", "restore", "rewind", "snapshot", "fork", "configure", "prompt", "close",
+    "cancel", "ping", "stats",
 ))
 # fmt: on
 

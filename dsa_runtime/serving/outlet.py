@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal, cast
 
@@ -12,7 +13,7 @@ from . import fields as read
 from .config import ServerConfig
 from .fields import Fields
 from .frame_ring import SLOTS, FrameRing
-from .pictures import QUALITY, encode_picture
+from .pictures import MOST_JPEG_SIDE, QUALITY, encode_picture
 from .spectator import Publisher
 from .wire import Buffer, WireError
 from .wire_tick import picture_buffer
@@ -25,19 +26,20 @@ class Outlet:
     """Frames as buffers of replies, and to spectators. One thread at a time; close it."""
 
     def __init__(self, frame: FrameSpec, config: ServerConfig, mode: Mode = "part", quality: int = QUALITY) -> None:
-        """Raises `WireError`: shared memory is not offered, or there is no room in it."""
+        """Raises `WireError`: shared memory is not offered, or there is no room in it; or a tick fits no JPEG."""
         self.mode: Mode = mode
         self.quality = quality
         """Of JPEG."""
         self._ring: FrameRing | None = None
         self._publisher: Publisher | None = None
         self.topic = b""
+        if mode == "jpeg" and frame.frames_per_tick * frame.height > MOST_JPEG_SIDE:
+            raise WireError("unsupported", "frames: the pictures of a tick do not fit into a JPEG; take part or png")
         if mode == "shm":
             if not config.is_local:
                 raise WireError("unsupported", "frames: shm is offered on the server's machine only; take part or jpeg")
-            size = frame.height * frame.width * frame.channels
             try:
-                self._ring = FrameRing.create(config.ring_folder, size, SLOTS)
+                self._ring = FrameRing.create(config.ring_folder, math.prod(frame.tick_shape), SLOTS)
             except OSError as error:
                 problem = f"frames: no shared memory ({error.strerror or error}); take part or jpeg"
                 raise WireError("capacity", problem) from error
@@ -78,7 +80,8 @@ class Outlet:
         return described
 
     def buffer(self, pixels: np.ndarray) -> Buffer:
-        """`uint8[height, width, 3]` for a reply; raw ones are not copied."""
+        """A picture, `uint8[height, width, 3]`, or several, `[n, height, width, 3]`, for a reply; raw ones are not
+        copied."""
         if self._ring is not None:
             slot, seq = self._ring.write(pixels)
             return Buffer("frame", "u1", pixels.shape, None, "raw", slot, seq)

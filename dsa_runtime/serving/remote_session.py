@@ -21,9 +21,11 @@ from ..errors import SessionError
 from ..tick import Tick
 from .answers import snapshot_of
 from .berth import Berth, Place
-from .fields import array, binary, uint64
+from .fields import array, binary, optional, text, uint64
 from .heartbeat import Heartbeat
+from .journal import Journal
 from .wire import Buffer, Message
+from .wire_prompt import Prompt, checked_prompt, filled_prompt, prompt_parts
 from .wire_tick import budget_us, tick_of
 
 if TYPE_CHECKING:
@@ -48,13 +50,21 @@ class RemoteSession:
     serves one thread at a time and refuses a second one, except for `cancel`.
     """
 
-    def __init__(self, berth: Berth, heartbeat: Heartbeat, seed: int, controller: Controller, on_miss: OnMiss) -> None:
+    def __init__(
+        self,
+        berth: Berth,
+        heartbeat: Heartbeat,
+        seed: int,
+        controller: Controller,
+        on_miss: OnMiss,
+        prompt: Prompt | None,
+    ) -> None:
         """For `Connection.session` and `fork`. Takes over the berth."""
         self.spec = berth.spec
         self.round_trip_ms = 0.0
         """From call to return of the newest `step`. What is more than its `latency_ms["total"]` was the way."""
         self._berth, self._heartbeat = berth, heartbeat
-        self._seed, self._controller, self._on_miss = seed, controller, on_miss
+        self._seed, self._controller, self._on_miss, self._prompt = seed, controller, on_miss, prompt
         self._entered = threading.Lock()
         self._closed = False
         heartbeat.add(berth)
@@ -85,6 +95,21 @@ class RemoteSession:
     def on_miss(self) -> OnMiss:
         """What a tick does that cannot keep its budget; see `World.session`."""
         return self._on_miss
+
+    @property
+    def prompt(self) -> str | np.ndarray | None:
+        """The text it is conditioned on; as `Session.prompt`."""
+        return None if self._prompt is None else filled_prompt(self.spec, self._prompt)
+
+    def set_prompt(self, prompt: str | np.ndarray) -> None:
+        """Condition the coming ticks on another text; as `Session.set_prompt`."""
+        with self._used():
+            found = checked_prompt(self.spec, prompt)
+            self._berth.ask("prompt", *prompt_parts(found))
+            self._prompt = found
+            if self._berth.journal is not None:
+                self._berth.journal.swap(found)
+                self._keep_exact(self._berth.journal)
 
     @property
     def topic(self) -> bytes | None:
@@ -127,9 +152,10 @@ class RemoteSession:
         """Start over from context `seed % contexts`; returns its last picture, `uint8[H, W, 3]`."""
         with self._used():
             seed = check_seed(seed)
-            picture = self._moved("reset", {"seed": seed})
+            picture, _ = self._moved("reset", {"seed": seed})
             if self._berth.journal is not None:
                 self._berth.journal.begin(seed)
+                self._berth.prompt = self._prompt
             return picture
 
     def snapshot(self) -> bytes:
@@ -148,7 +174,8 @@ class RemoteSession:
         with self._used():
             found = snapshots.decode(self.spec, snapshot)
             snapshot = bytes(snapshot)
-            picture = self._moved("restore", {}, Buffer.of_bytes("snapshot", snapshot))
+            picture, name = self._moved("restore", {}, Buffer.of_bytes("snapshot", snapshot))
+            self._prompt = found.text if name is None else name
             self._controller, self._berth.controller = found.controller, strict_json.encode(found.controller)
             if self._berth.journal is not None:
                 self._berth.journal.begin(snapshot)
@@ -158,11 +185,10 @@ class RemoteSession:
         """Undo the last `ticks` ticks; returns the picture the session is back at, `uint8[H, W, 3]`."""
         with self._used():
             ticks = check_count("ticks", ticks, 0, 1 << 20)
-            picture = self._moved("rewind", {"ticks": ticks})
+            picture, _ = self._moved("rewind", {"ticks": ticks})
             if self._berth.journal is not None:
                 self._berth.journal.rewind(ticks)
-                if not self._berth.journal.is_exact:
-                    self._berth.checkpoint()
+                self._keep_exact(self._berth.journal)
             return picture
 
     def fork(self, n: int = 1) -> list[RemoteSession]:
@@ -191,22 +217,29 @@ class RemoteSession:
         own = self._berth
         assert own.place is not None
         options = {name: value for name, value in own.options.items() if name != "publish"}
-        berth = Berth(own.control, own.spec, options, own.journal and own.journal.copy())
+        berth = Berth(own.control, own.spec, options, own.journal and own.journal.copy(), prompt=own.prompt)
         berth.tick, berth.controller = own.tick, own.controller
         berth.take(Place(own.place.epoch, sid, own.place.lease_s))
-        return RemoteSession(berth, self._heartbeat, self._seed, self._controller, self._on_miss)
+        return RemoteSession(berth, self._heartbeat, self._seed, self._controller, self._on_miss, self._prompt)
 
-    def _moved(self, type: str, fields: dict[str, Any], *buffers: Buffer) -> np.ndarray:
-        """The picture in the reply of a request that takes the session elsewhere."""
+    def _keep_exact(self, journal: Journal) -> None:
+        """After a call that waits for the tick under way, a snapshot says what that came to."""
+        if not journal.is_exact:
+            self._berth.checkpoint()
 
-        def read(reply: Message) -> tuple[int, int, np.ndarray]:
-            return uint64(reply.fields, "tick"), uint64(reply.fields, "seed"), self._berth.frames.take(reply)
+    def _moved(self, type: str, fields: dict[str, Any], *buffers: Buffer) -> tuple[np.ndarray, str | None]:
+        """The picture in the reply of a request that takes the session elsewhere, and the name of the prompt there."""
 
-        self._berth.tick, self._seed, picture = self._berth.ask(type, fields, buffers, read)
-        return picture
+        def read(reply: Message) -> tuple[int, int, np.ndarray, str | None]:
+            told = reply.fields
+            picture, name = self._berth.frames.take(reply), optional(text, told, "prompt")
+            return uint64(told, "tick"), uint64(told, "seed"), picture, name
+
+        self._berth.tick, self._seed, picture, name = self._berth.ask(type, fields, buffers, read)
+        return picture, name
 
     def _read_tick(self, reply: Message) -> Tick:
-        return tick_of(reply.fields, self._berth.frames.take(reply))
+        return tick_of(reply.fields, self._berth.frames.take_tick(reply))
 
     @contextmanager
     def _used(self) -> Iterator[None]:

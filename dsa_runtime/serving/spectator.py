@@ -87,10 +87,10 @@ class Published:
     tick: int
     """Whose frame it is. Of a picture that no tick made, as after a reset: the next one."""
     pixels: np.ndarray
-    """`uint8[height, width, 3]`, RGB."""
+    """`uint8[height, width, 3]`, RGB. Of a tick with several pictures it is the newest."""
     decision: Tick | None = None
-    """The tick that returned it, as its own client got it; None for a picture that no tick made, and from servers of
-    `version` 1."""
+    """The tick that returned it, as its own client got it, but for the pictures before this one; None for a picture
+    that no tick made, and from servers of `version` 1."""
     schedule_steps: int = 0
     """Of its world, where there is a decision."""
     version: int = VERSION

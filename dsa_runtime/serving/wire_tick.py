@@ -53,8 +53,9 @@ def frame_fields(tick: Tick, budget_ms: float, queue_ms: float) -> dict[str, Any
     }
 
 
-def tick_of(fields: Fields, pixels: np.ndarray) -> Tick:
-    """The tick that a `frame` tells of, with its `uint8[height, width, 3]` pixels. Raises `WireError`.
+def tick_of(fields: Fields, pictures: np.ndarray) -> Tick:
+    """The tick that a `frame` tells of, with its pictures, `uint8[F, height, width, 3]`; `uint8[height, width, 3]` for
+    a single one. Raises `WireError`.
 
     Its `latency_ms` counts from the arrival of the request at the server; what it waited there is part of `wait`.
     """
@@ -62,8 +63,9 @@ def tick_of(fields: Fields, pixels: np.ndarray) -> Tick:
     budget = integer(fields, "budget_us", NO_BUDGET, _MOST_US)
     slack = optional(_ms, fields, "slack_us")
     steps = integer(fields, "steps", 0, 2**31 - 1)
+    several = pictures.ndim == 4
     return Tick(
-        pixels=pixels,
+        pixels=pictures[-1] if several else pictures,
         tick=uint64(fields, "tick"),
         frame_tick=integer(fields, "frame_tick", -1, 2**63 - 1),
         steps=steps,
@@ -83,18 +85,26 @@ def tick_of(fields: Fields, pixels: np.ndarray) -> Tick:
             total=_ms(latency, "total"),
         ),
         confidences=_confidences(fields, steps),
+        frames=pictures if several else pictures[np.newaxis],
     )
 
 
+def pictures_of(tick: Tick) -> np.ndarray:
+    """What the frame of a tick's reply holds: `uint8[F, height, width, 3]`, or `[height, width, 3]` where F is 1."""
+    return tick.frames if len(tick.frames) > 1 else tick.pixels
+
+
 def picture_buffer(pixels: np.ndarray) -> Buffer:
-    """A raw frame in a part of its own; not copied."""
+    """One picture or several, raw, in a part of its own; not copied."""
     return Buffer("frame", "u1", pixels.shape, np.ascontiguousarray(pixels).data.cast("B"))
 
 
 def raw_pixels(buffer: Buffer) -> np.ndarray:
-    """`uint8[height, width, 3]`, fresh, of a raw frame in a part of its own. Raises `WireError` for any other."""
-    if buffer.data is None or buffer.encoding != "raw" or buffer.dtype != "u1" or buffer.shape[2:] != (3,):
-        raise WireError("malformed", f"bufs.{buffer.name}: expected raw u1 [height, width, 3]")
+    """`uint8[height, width, 3]`, or `[F, height, width, 3]`, fresh, of a raw frame in a part of its own. Raises
+    `WireError` for any other."""
+    is_pictures = buffer.dtype == "u1" and len(buffer.shape) in (3, 4) and buffer.shape[-1] == 3
+    if buffer.data is None or buffer.encoding != "raw" or not is_pictures:
+        raise WireError("malformed", f"bufs.{buffer.name}: expected raw u1 [height, width, 3], or several of these")
     pixels: np.ndarray = np.frombuffer(buffer.data, np.uint8).reshape(buffer.shape).copy()
     return pixels
 

@@ -49,7 +49,7 @@ GOLDEN = hexadecimal()
 GROWING = itertools.count(1000)
 TYPES = [
     "hello", "specs", "open", "step", "step", "step", "reset", "restore", "rewind", "snapshot", "fork", "configure",
-    "cancel", "ping", "stats", "launch", "handover", "_serve", "",
+    "prompt", "cancel", "ping", "stats", "launch", "handover", "_serve", "",
 ]  # fmt: skip
 Draw = Callable[[random.Random], Any]
 
@@ -75,6 +75,7 @@ FIELDS: dict[str, dict[str, Draw]] = {
     "rewind": {"ticks": lambda rng: 0},
     "fork": {"n": lambda rng: 1, "key": key},
     "configure": {"controller": controller, "frames": frames, "quality": lambda rng: 80},
+    "prompt": {"prompt": lambda rng: "a storm"},
 }
 VALUES: list[Draw] = [
     lambda rng: None,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from dsa_runtime.serving.wire import Buffer, Message, pack
 
@@ -38,7 +39,7 @@ LIMITS = {
     "sessions": 64,
     "history": 256,
 }
-SPEC = {
+SPEC: dict[str, Any] = {
     "name": "tiny",
     "version": "0.0.1",
     "fingerprint": "00112233445566778899aabbccddeeff",
@@ -52,6 +53,8 @@ SPEC = {
         "thresholds": [{"threshold": 0.5, "mean_steps": 1.5}],
     },
 }
+PROMPT = Buffer("prompt", "f4", (1, 2), bytes.fromhex("0000803f000000bf"))
+TEXT = {"width": 2, "tokens": 4, "encoder": "none", "prompts": ["a calm sea", "a storm"]}
 RING = {"path": "/dev/shm/dsa-runtime-1000/0011223344556677.ring", "token": 5, "bytes": 576, "slots": 4}
 STATS = {
     "sessions": 1,
@@ -91,6 +94,17 @@ MESSAGES = {
         {"epoch": EPOCH, "world": "tiny", "contexts": 2, "spec": SPEC},
         (Buffer.of_bytes("spec", b"{}"),),
     ),
+    "specs reply, several pictures and text": Message(
+        "specs",
+        2,
+        {
+            "epoch": EPOCH,
+            "world": "tiny",
+            "contexts": 2,
+            "spec": {**SPEC, "frame": {**SPEC["frame"], "frames_per_tick": 2}, "text": TEXT},
+        },
+        (Buffer.of_bytes("spec", b"{}"),),
+    ),
     "open": Message(
         "open",
         3,
@@ -107,6 +121,8 @@ MESSAGES = {
             "frames": "part",
         },
     ),
+    "open, prompt": Message("open", 3, {"epoch": EPOCH, "key": KEY, "prompt": "a storm"}),
+    "open, embeddings": Message("open", 3, {"epoch": EPOCH, "key": KEY}, (PROMPT,)),
     "opened": Message(
         "opened", 3, {**ABOUT, "tick": 0, "seed": 7, "world": "tiny", "lease_ms": 5000}, (FRAME,)
     ),
@@ -123,8 +139,12 @@ MESSAGES = {
     "frame, jpeg": Message(
         "frame", 42, {**ABOUT, **FRAME_FIELDS}, (Buffer("frame", "u1", (2, 2, 3), b"\xff\xd8\xff\xd9", "jpeg"),)
     ),
+    "frame, several pictures": Message(
+        "frame", 42, {**ABOUT, **FRAME_FIELDS}, (Buffer("frame", "u1", (2, 2, 2, 3), bytes(range(24))),)
+    ),
     "reset": Message("reset", 43, {**ABOUT, "seed": 8}),
     "picture": Message("picture", 43, {**ABOUT, "tick": 0, "seed": 8}, (FRAME,)),
+    "picture, prompt": Message("picture", 43, {**ABOUT, "tick": 0, "seed": 8, "prompt": "a storm"}, (FRAME,)),
     "restore": Message("restore", 44, ABOUT, (SNAPSHOT,)),
     "rewind": Message("rewind", 45, {**ABOUT, "ticks": 3}),
     "snapshot": Message("snapshot", 46, ABOUT),
@@ -133,6 +153,9 @@ MESSAGES = {
     "forked": Message("forked", 47, {**ABOUT, "sids": [1, 2]}),
     "configure": Message("configure", 48, {**ABOUT, "controller": {"policy": "fixed"}, "frames": "jpeg"}),
     "configured": Message("configured", 48, ABOUT),
+    "prompt": Message("prompt", 49, {**ABOUT, "prompt": "a storm"}),
+    "prompt, embeddings": Message("prompt", 49, ABOUT, (PROMPT,)),
+    "prompted": Message("prompted", 49, {**ABOUT, "tick": 41}),
     "close": Message("close", 49, ABOUT),
     "closed": Message("closed", 49, ABOUT),
     "cancel": Message("cancel", 50, ABOUT),

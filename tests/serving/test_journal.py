@@ -23,7 +23,7 @@ def walked(journal: Journal, *actions: int) -> Journal:
 
 
 def told(journal: Journal) -> tuple[Any, list[int]]:
-    return journal.start, [move.action for move in journal.moves()]
+    return journal.start, [move.action for move in journal.moves() if isinstance(move, Move)]
 
 
 def test_moves_follow_the_start() -> None:
@@ -105,6 +105,18 @@ def test_going_back_farther_than_it_knows() -> None:
     assert not journal.is_exact
     journal.checkpoint(b"b")
     assert told(walked(journal, 4)) == (b"b", [4])
+
+
+def test_a_swap_is_done_again_in_its_place_and_outlives_a_rewind() -> None:
+    journal = walked(Journal(7, 9, 5), 1)
+    journal.swap("a storm")
+    walked(journal, 2).checkpoint(b"a")
+    walked(journal, 3).rewind(2)
+    assert journal.start == 7
+    assert [move.request() for move in journal.moves()] == [
+        ("step", {"action": 1, "steps": 2, "budget_us": -1}, ()),
+        ("prompt", {"prompt": "a storm"}, ()),
+    ]
 
 
 def test_a_copy_goes_its_own_way() -> None:

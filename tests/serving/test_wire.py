@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from dsa_runtime.serving import wire
 from dsa_runtime.serving.wire import Buffer, Message, WireError, error_message, pack, unpack
-from dsa_runtime.serving.wire_tick import budget_us, frame_fields, picture_buffer, raw_pixels, tick_of
+from dsa_runtime.serving.wire_tick import budget_us, frame_fields, picture_buffer, pictures_of, raw_pixels, tick_of
 from dsa_runtime.tick import LatencyMs, Tick
 from tests.serving.golden_messages import FILE, MESSAGES, hexadecimal
 
@@ -171,6 +171,9 @@ def test_errors_have_numbers_of_their_own_and_a_limited_length() -> None:
     assert (reply.fields["num"], reply.fields["retry"], reply.fields["tick"]) == (12, True, 5)
 
 
+STACK = np.arange(36, dtype=np.uint8).reshape(3, 2, 2, 3)
+
+
 def a_tick(**changes: Any) -> Tick:
     latency = LatencyMs(wait=0.25, denoise=(2.5, 2.0), abandoned=0.5, decode=0.125, sdk=0.0625, total=5.4375)
     values: dict[str, Any] = {
@@ -194,16 +197,18 @@ def a_tick(**changes: Any) -> Tick:
             "stopped_by": "deadline",
             "confidences": (),
         },
+        {"frames": STACK, "pixels": STACK[-1]},
     ],
 )
 def test_a_tick_survives_the_wire(changes: dict[str, Any]) -> None:
     tick = a_tick(**changes)
-    sent = Message("frame", 1, frame_fields(tick, tick.budget_ms, 0.0), (picture_buffer(tick.pixels),))
+    sent = Message("frame", 1, frame_fields(tick, tick.budget_ms, 0.0), (picture_buffer(pictures_of(tick)),))
     got = unpack([bytes(part) for part in pack(sent)])
     found = tick_of(got.fields, raw_pixels(got.buffer("frame")))
     np.testing.assert_array_equal(found.pixels, tick.pixels)
+    np.testing.assert_array_equal(found.frames, tick.frames)
     found.pixels[0, 0, 0] = 9  # it is the caller's
-    for name in vars(tick).keys() - {"pixels", "latency_ms"}:
+    for name in vars(tick).keys() - {"pixels", "frames", "latency_ms"}:
         assert getattr(found, name) == getattr(tick, name), name
     assert found.latency_ms["denoise"] == (2.5, 2.0)
     assert found.latency_ms["sdk"] == pytest.approx(0.0625, abs=6e-4)

@@ -11,6 +11,7 @@ import pytest
 
 from dsa_runtime import World, load_world
 from dsa_runtime.spec import Box, MultiBinary
+from tests.chunk_world import write_chunk_world
 from tests.tiny_world import write_tiny_world
 from tests.wire_clients.serve import ServerProcess
 
@@ -22,9 +23,10 @@ SPACES = {
 
 @pytest.fixture(scope="session")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Tiny worlds with the other action spaces, by name."""
+    """Tiny worlds with the other action spaces, and one of several pictures a tick and with prompts, by name."""
     folder = tmp_path_factory.mktemp("spaces")
-    return {name: write_tiny_world(folder / name, space, name=name) for name, space in SPACES.items()}
+    spaces = {name: write_tiny_world(folder / name, space, name=name) for name, space in SPACES.items()}
+    return {**spaces, "chunks": write_chunk_world(folder / "chunks")}
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ import zmq
 from dsa_runtime import Session, World
 from dsa_runtime.serving import keys
 from dsa_runtime.spec import Box, Discrete
+from tests.chunk_world import PROMPTS
 from tests.wire_clients.serve import Fate, ServerProcess
 
 SOURCES = Path(__file__).resolve().parents[2] / "bindings" / "wire"
@@ -58,6 +59,15 @@ class ClientContract:
         play(command, server.address, tmp_path, "--fast", "--steps", 1, "--ticks", 40, "--world", name)
 
         assert np.array_equal(picture(tmp_path), last_frame(worlds[name], 40, 1))
+
+    @pytest.mark.parametrize("way", [[], ["--shm"]], ids=["part", "shm"])
+    def test_several_pictures_a_tick_and_a_prompt(
+        self, command: list[str], server: ServerProcess, worlds: dict[str, World], way: list[str], tmp_path: Path
+    ) -> None:
+        options = ["--fast", "--steps", 1, "--ticks", 20, "--world", "chunks", "--prompt", PROMPTS[1], *way]
+        play(command, server.address, tmp_path, *options)
+
+        assert np.array_equal(picture(tmp_path), last_frame(worlds["chunks"], 20, 1, PROMPTS[1]))
 
     def test_it_goes_on_where_a_server_was_killed(
         self, command: list[str], tiny_package: Path, tiny_world: World, private: Path, tmp_path: Path
@@ -163,12 +173,12 @@ def picture(folder: Path) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=head.end()).reshape(int(head[2]), int(head[1]), 3)
 
 
-def last_frame(world: World, ticks: int, steps: int) -> np.ndarray:
-    """What a session in this process shows after the same actions."""
-    with world.session(seed=SEED) as session:
+def last_frame(world: World, ticks: int, steps: int, prompt: str | None = None) -> np.ndarray:
+    """What a session in this process shows after the same actions: the last tick's pictures, one below the other."""
+    with world.session(seed=SEED, prompt=prompt) as session:
         for tick in range(ticks):
-            pixels = session.step(_action(session, tick // 8), steps=steps).pixels
-    return pixels
+            frames = session.step(_action(session, tick // 8), steps=steps).frames
+    return frames.reshape(-1, *frames.shape[2:])
 
 
 def _action(session: Session, turn: int) -> int | list[float]:

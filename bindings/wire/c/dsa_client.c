@@ -43,6 +43,7 @@ typedef enum { DSA_DISCRETE, DSA_MULTI_BINARY, DSA_BOX } DsaActionType;
 typedef struct {
     char name[128];
     int height, width;  // of a picture, uint8[height][width][3], RGB
+    int frames_per_tick;  // pictures that a tick draws: 1 in most worlds
     int64_t period_us;  // between two ticks at the native rate
     DsaActionType action;
     size_t count;       // choices of a Discrete, otherwise values in an action
@@ -53,6 +54,7 @@ typedef struct {
     const char *world;   // NULL for the server's first one
     uint64_t seed;
     bool shared_memory;  // frames by shared memory: only on the server's own machine
+    const char *prompt;  // name of one of the world's prompts; NULL for its first, and in worlds that take no text
 } DsaOptions;
 
 typedef struct {
@@ -67,6 +69,8 @@ typedef struct {
     DsaWorld world;
     uint64_t tick;          // index of the next tick
     const uint8_t *pixels;  // the newest picture, uint8[height][width][3]; valid until the next call
+    const uint8_t *frames;  // all pictures of the newest tick, oldest first, uint8[pictures][height][width][3]; the last
+    int pictures;           // is `pixels`. world.frames_per_tick of them; 1 that no tick made: after open and restore
     char error[512];        // what the newest call that failed has to say
 
     int timeout_ms;         // an unanswered request is sent again after this time,
@@ -78,7 +82,7 @@ typedef struct {
 
     void *context, *socket; // from here on: the client's own affairs
     uint64_t epoch, sid, id;
-    char *world_asked;
+    char *world_asked, *prompt_asked;
     DsaOptions options;
     zmq_msg_t frame;
     uint8_t *copied;
@@ -322,15 +326,24 @@ static DsaResult exchange(DsaClient *client, msgpack_sbuffer *header, const void
     return result;
 }
 
-// Lets `pixels` point at the picture that the reply brings or announces.
-static DsaResult take_frame(DsaClient *client, Reply *reply) {
-    size_t expected = (size_t)client->world.height * (size_t)client->world.width * 3;
+static size_t picture_bytes(const DsaWorld *world) { return (size_t)world->height * (size_t)world->width * 3; }
+
+// Lets `frames` and `pixels` point at what the reply has brought.
+static DsaResult show(DsaClient *client, const uint8_t *frames, int pictures) {
+    client->frames = frames;
+    client->pictures = pictures;
+    client->pixels = frames + (size_t)(pictures - 1) * picture_bytes(&client->world);
+    return DSA_OK;
+}
+
+// Takes so many pictures that the reply brings or announces.
+static DsaResult take_frame(DsaClient *client, Reply *reply, int pictures) {
+    size_t expected = (size_t)pictures * picture_bytes(&client->world);
     zmq_msg_t *part;
     const msgpack_object *found = buffer(reply, "frame", &part);
     if (found && part && zmq_msg_size(part) == expected) {
         zmq_msg_move(&client->frame, part);
-        client->pixels = zmq_msg_data(&client->frame);
-        return DSA_OK;
+        return show(client, zmq_msg_data(&client->frame), pictures);
     }
     if (!found || part || !client->ring)
         return fail(client, DSA_REFUSED, "a reply without a picture of the world's size");
@@ -346,8 +359,7 @@ static DsaResult take_frame(DsaClient *client, Reply *reply) {
     atomic_thread_fence(memory_order_acquire);
     if (!same || atomic_load_explicit(number, memory_order_relaxed) != seq)
         return fail(client, DSA_RESTARTED, "the frame is no longer in shared memory");
-    client->pixels = client->copied;
-    return DSA_OK;
+    return show(client, client->copied, pictures);
 }
 
 static void unmap(DsaClient *client) {
@@ -378,11 +390,11 @@ static DsaResult map_ring(DsaClient *client, const msgpack_object *ring) {
     memcpy(&token, client->ring + 16, 8);
     memcpy(&stride, client->ring + 24, 8);
     memcpy(&capacity, client->ring + 32, 8);
-    size_t picture = (size_t)client->world.height * (size_t)client->world.width * 3;
+    size_t bytes = (size_t)client->world.frames_per_tick * picture_bytes(&client->world);
     bool good = !memcmp(client->ring, "DSARING\n\1\0\0\0", 12) && token == whole(get(ring, "token")) &&
-                capacity >= picture && stride % 64 == 0 && stride >= capacity + 64 && slots >= 2 &&
+                capacity >= bytes && stride % 64 == 0 && stride >= capacity + 64 && slots >= 2 &&
                 stride <= (client->ring_bytes - 64) / slots;
-    client->copied = good ? malloc(picture) : NULL;
+    client->copied = good ? malloc(bytes) : NULL;
     return client->copied ? DSA_OK : fail(client, DSA_REFUSED, "shared memory: not the ring that was announced");
 }
 
@@ -391,10 +403,11 @@ static DsaResult take_world(DsaClient *client, Reply *reply) {
     const msgpack_object *frame = get(spec, "frame"), *space = get(spec, "action_space");
     DsaWorld *world = &client->world;
     free(world->low), free(world->high);
-    *world = (DsaWorld){.height = (int)whole(get(frame, "height")), .width = (int)whole(get(frame, "width"))};
+    *world = (DsaWorld){.height = (int)whole(get(frame, "height")), .width = (int)whole(get(frame, "width")),
+                        .frames_per_tick = (int)whole(get(frame, "frames_per_tick"))};
     text(get(reply->map, "world"), world->name, sizeof world->name);
     double fps = real(get(frame, "fps"));
-    world->period_us = fps > 0 ? (int64_t)(1e6 / fps) : 0;
+    world->period_us = fps > 0 ? (int64_t)(1e6 * world->frames_per_tick / fps) : 0;
     const msgpack_object *low = get(space, "low"), *high = get(space, "high");
     world->action = is(get(space, "type"), "Discrete") ? DSA_DISCRETE : length(low) ? DSA_BOX : DSA_MULTI_BINARY;
     world->count = length(low) ? length(low) : whole(get(space, "n"));
@@ -462,26 +475,29 @@ static DsaResult open_session(DsaClient *client) {
 
     uint64_t key;  // the same key gives the same session, so that a retry opens no second one
     if (getentropy(&key, sizeof key)) return fail(client, DSA_REFUSED, "no random numbers");
-    begin(client, &header, &packer, "open", 4);
+    begin(client, &header, &packer, "open", 4 + (options->prompt != NULL));
     put(&packer, "key"), msgpack_pack_uint64(&packer, key);
     put(&packer, "world"), put(&packer, client->world.name);
     put(&packer, "seed"), msgpack_pack_uint64(&packer, options->seed);
     put(&packer, "frames"), put(&packer, options->shared_memory ? "shm" : "part");
+    if (options->prompt) put(&packer, "prompt"), put(&packer, options->prompt);
     result = exchange(client, &header, NULL, 0, &reply);
     if (result != DSA_OK) return result;
     client->sid = whole(get(reply.map, "sid"));
     client->tick = whole(get(reply.map, "tick"));
     if (options->shared_memory) result = map_ring(client, get(reply.map, "ring"));
-    if (result == DSA_OK) result = take_frame(client, &reply);
+    if (result == DSA_OK) result = take_frame(client, &reply, 1);
     drop(&reply);
     return result;
 }
 
 DsaResult dsa_open(DsaClient *client, const DsaOptions *options) {
-    free(client->world_asked);
+    free(client->world_asked), free(client->prompt_asked);
     client->options = *options;
     client->world_asked = options->world ? strdup(options->world) : NULL;
     client->options.world = client->world_asked;
+    client->prompt_asked = options->prompt ? strdup(options->prompt) : NULL;
+    client->options.prompt = client->prompt_asked;
     return open_session(client);
 }
 
@@ -515,7 +531,7 @@ DsaResult dsa_step(DsaClient *client, const double *action, int64_t budget_us, i
     };
     text(get(reply.map, "status"), frame->status, sizeof frame->status);
     client->tick = frame->tick + 1;
-    result = take_frame(client, &reply);
+    result = take_frame(client, &reply, client->world.frames_per_tick);
     drop(&reply);
     return result;
 }
@@ -547,7 +563,7 @@ DsaResult dsa_restore(DsaClient *client) {
     DsaResult result = exchange(client, &header, client->snapshot, client->snapshot_bytes, &reply);
     if (result != DSA_OK) return result;
     client->tick = whole(get(reply.map, "tick"));
-    result = take_frame(client, &reply);
+    result = take_frame(client, &reply, 1);
     drop(&reply);
     return result;
 }
@@ -585,7 +601,8 @@ void dsa_close(DsaClient *client) {
     zmq_msg_close(&client->frame);
     if (client->socket) zmq_close(client->socket);
     if (client->context) zmq_ctx_term(client->context);
-    free(client->snapshot), free(client->world_asked), free(client->world.low), free(client->world.high);
+    free(client->snapshot), free(client->world_asked), free(client->prompt_asked);
+    free(client->world.low), free(client->world.high);
     *client = (DsaClient){0};
 }
 
@@ -595,9 +612,11 @@ void dsa_close(DsaClient *client) {
 
 static const char USAGE[] =
     "dsa_client ADDRESS [--world NAME] [--seed N] [--ticks N] [--steps N] [--fast] [--shm] [--picture FILE.ppm]\n"
+    "           [--prompt NAME]\n"
     "  --steps    exactly so many denoising steps a tick, so that each run shows the same pictures\n"
     "  --fast     do not wait for the world's native rate\n"
     "  --shm      frames by shared memory, on the server's own machine\n"
+    "  --prompt   one of the world's prompts, where it takes a text\n"
     "Keys of an encrypted connection, as Z85 text, are read from DSA_SERVER_KEY, DSA_PUBLIC_KEY and DSA_SECRET_KEY.\n";
 
 // Whatever moves: the player of this example holds each action for 8 ticks.
@@ -616,12 +635,13 @@ static int compare(const void *left, const void *right) {
     return (a > b) - (a < b);
 }
 
+// The pictures of the newest tick, one below the other.
 static bool write_ppm(const char *path, const DsaClient *client) {
     FILE *file = fopen(path, "wb");
     if (!file) return false;
-    size_t bytes = (size_t)client->world.height * (size_t)client->world.width * 3;
-    fprintf(file, "P6\n%d %d\n255\n", client->world.width, client->world.height);
-    bool written = fwrite(client->pixels, 1, bytes, file) == bytes;
+    size_t bytes = (size_t)client->pictures * picture_bytes(&client->world);
+    fprintf(file, "P6\n%d %d\n255\n", client->world.width, client->pictures * client->world.height);
+    bool written = fwrite(client->frames, 1, bytes, file) == bytes;
     return !fclose(file) && written;
 }
 
@@ -642,6 +662,7 @@ int main(int argc, char **argv) {
         if (!strcmp(argv[i], "--fast")) fast = true;
         else if (!strcmp(argv[i], "--shm")) options.shared_memory = true;
         else if (!strcmp(argv[i], "--world") && *value) options.world = value, i++;
+        else if (!strcmp(argv[i], "--prompt") && *value) options.prompt = value, i++;
         else if (!strcmp(argv[i], "--picture") && *value) picture = value, i++;
         else if (!strcmp(argv[i], "--seed") && *value) options.seed = strtoull(value, NULL, 10), i++;
         else if (!strcmp(argv[i], "--ticks") && *value) ticks = strtoull(value, NULL, 10), i++;

@@ -63,18 +63,21 @@ enum class ActionType { discrete, multi_binary, box };
 struct World {
     std::string name;
     int height = 0, width = 0;         // of a picture, uint8[height][width][3], RGB
+    int frames_per_tick = 1;           // pictures that a tick draws: 1 in most worlds
     std::chrono::microseconds period;  // between two ticks at the native rate
     ActionType action = ActionType::discrete;
     size_t count = 0;               // choices of a discrete action space, otherwise values in an action
     std::vector<double> low, high;  // bounds of a box's values
 
     size_t picture_bytes() const { return size_t(height) * size_t(width) * 3; }
+    size_t tick_bytes() const { return size_t(frames_per_tick) * picture_bytes(); }
 };
 
 struct Options {
     std::string world;  // empty for the server's first one
     uint64_t seed = 0;
     bool shared_memory = false;  // frames by shared memory: only on the server's own machine
+    std::string prompt = {};     // one of the world's; empty for its first, and in worlds that take no text
 };
 
 // Z85 text, for a server with encryption.
@@ -137,7 +140,7 @@ private:
 class Ring {
 public:
 #if DSA_SHARED_MEMORY
-    Ring(const std::string& path, uint64_t token, size_t picture_bytes) {
+    Ring(const std::string& path, uint64_t token, size_t tick_bytes) {
         int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
         struct stat found {};
         bool opened = file >= 0 && !::fstat(file, &found) && found.st_size >= 64;
@@ -151,7 +154,7 @@ public:
         stride_ = number<uint64_t>(24);
         uint64_t slots = number<uint32_t>(12), capacity = number<uint64_t>(32);
         bool good = !std::memcmp(start_, "DSARING\n\1\0\0\0", 12) && number<uint64_t>(16) == token &&
-                    capacity >= picture_bytes && stride_ % 64 == 0 && stride_ >= capacity + 64 && slots >= 2 &&
+                    capacity >= tick_bytes && stride_ % 64 == 0 && stride_ >= capacity + 64 && slots >= 2 &&
                     stride_ <= (size_ - 64) / slots;
         if (good) return;
         ::munmap(const_cast<uint8_t*>(start_), size_);
@@ -164,13 +167,15 @@ public:
     Ring(const Ring&) = delete;
     Ring& operator=(const Ring&) = delete;
 
-    // Copies the frame out. False if it is not, or no longer, in the slot.
-    bool read(uint64_t slot, uint64_t seq, uint8_t* target, size_t bytes) const {
+    // Copies the frame out, picture by picture. False if it is not, or no longer, in the slot.
+    bool read(uint64_t slot, uint64_t seq, std::vector<Bytes>& target) const {
+        const size_t each = target[0].size(), bytes = each * target.size();
         if (slot >= (size_ - 64) / stride_ || bytes + 64 > stride_) return false;
         const size_t start = 64 + slot * stride_;
         const auto& label = *reinterpret_cast<const std::atomic<uint64_t>*>(start_ + start);
         if (!seq || label.load(std::memory_order_acquire) != seq || number<uint64_t>(start + 8) != bytes) return false;
-        std::memcpy(target, start_ + start + 64, bytes);
+        for (size_t i = 0; i < target.size(); i++)
+            std::memcpy(target[i].data(), start_ + start + 64 + i * each, each);
         std::atomic_thread_fence(std::memory_order_acquire);
         return label.load(std::memory_order_relaxed) == seq;
     }
@@ -225,7 +230,9 @@ public:
 
     const World& world() const { return world_; }
     uint64_t tick() const { return tick_; }               // index of the next tick
-    const Bytes& pixels() const { return pixels_; }       // the newest picture, uint8[height][width][3]
+    const Bytes& pixels() const { return frames_.back(); }  // the newest picture, uint8[height][width][3]
+    // All pictures of the newest tick, oldest first; the last is `pixels`. One that no tick made after open and restore.
+    const std::vector<Bytes>& frames() const { return frames_; }
     const Bytes& last_snapshot() const { return snapshot_; }  // empty before the first
 
     // Opens a session; `pixels` is then the picture that it starts from.
@@ -250,7 +257,7 @@ public:
         frame.steps = reply.fields->get<int>("steps");
         frame.confidence = reply.fields->get<double>("confidence");
         tick_ = frame.tick + 1;
-        take_frame(reply);
+        take_frame(reply, world_.frames_per_tick);
         return frame;
     }
 
@@ -275,7 +282,7 @@ public:
         request.field("enc", "raw");
         Reply reply = exchange(request);
         tick_ = reply.fields->get<uint64_t>("tick");
-        take_frame(reply);
+        take_frame(reply, 1);
         if (&snapshot != &snapshot_) snapshot_ = snapshot;
     }
 
@@ -441,16 +448,19 @@ private:
         snapshot_.assign(start, start + place->part->size());
     }
 
-    void take_frame(const Reply& reply) {
+    void take_frame(const Reply& reply, int pictures) {
         const auto place = find(reply, "frame");
-        pixels_.resize(world_.picture_bytes());
-        if (place && place->part && place->part->size() == pixels_.size()) {
-            std::memcpy(pixels_.data(), place->part->data(), pixels_.size());
+        const size_t each = world_.picture_bytes();
+        frames_.resize(size_t(pictures));
+        for (Bytes& picture : frames_) picture.resize(each);
+        if (place && place->part && place->part->size() == each * frames_.size()) {
+            for (size_t i = 0; i < frames_.size(); i++)
+                std::memcpy(frames_[i].data(), place->part->data<uint8_t>() + i * each, each);
             return;
         }
         if (!place || place->part || !ring_) throw Error("", "a reply without a picture of the world's size");
         const auto slot = place->description.get<uint64_t>("slot"), seq = place->description.get<uint64_t>("seq");
-        if (!ring_->read(slot, seq, pixels_.data(), pixels_.size()))
+        if (!ring_->read(slot, seq, frames_))
             throw Lost("", "the frame is no longer in shared memory");
     }
 
@@ -472,11 +482,12 @@ private:
         // The same key gives the same session, so that a retry opens no second one.
         std::random_device random;
         const uint64_t key = uint64_t(random()) << 32 | random();
-        Request request(*this, "open", 4);
+        Request request(*this, "open", 4 + !options_.prompt.empty());
         request.field("key", key);
         request.field("world", world_.name);
         request.field("seed", options_.seed);
         request.field("frames", options_.shared_memory ? "shm" : "part");
+        if (!options_.prompt.empty()) request.field("prompt", options_.prompt);
         const Reply reply = exchange(request);
         sid_ = reply.fields->get<uint64_t>("sid");
         tick_ = reply.fields->get<uint64_t>("tick");
@@ -484,9 +495,9 @@ private:
         if (options_.shared_memory) {
             const Fields ring = reply.fields->map("ring");
             ring_ = std::make_unique<Ring>(ring.get<std::string>("path"), ring.get<uint64_t>("token"),
-                                           world_.picture_bytes());
+                                           world_.tick_bytes());
         }
-        take_frame(reply);
+        take_frame(reply, 1);
     }
 
     static World read_world(const Fields& fields) {
@@ -495,7 +506,8 @@ private:
         world.name = fields.get<std::string>("world");
         world.height = frame.get<int>("height");
         world.width = frame.get<int>("width");
-        world.period = std::chrono::microseconds(int64_t(1e6 / frame.get<double>("fps")));
+        world.frames_per_tick = std::max(frame.get<int>("frames_per_tick"), 1);
+        world.period = std::chrono::microseconds(int64_t(1e6 * world.frames_per_tick / frame.get<double>("fps")));
         const auto type = space.get<std::string>("type");
         if (type == "Box") {
             world.action = ActionType::box;
@@ -524,7 +536,8 @@ private:
     uint64_t epoch_ = 0, sid_ = 0, id_ = 0, tick_ = 0;
     Options options_;
     World world_;
-    Bytes pixels_, snapshot_;
+    Bytes snapshot_;
+    std::vector<Bytes> frames_{1};
     std::unique_ptr<Ring> ring_;
 };
 
@@ -538,14 +551,16 @@ namespace {
 
 constexpr char usage[] =
     "dsa_client ADDRESS [--world NAME] [--seed N] [--ticks N] [--steps N] [--fast] [--shm] [--picture FILE.ppm]\n"
+    "           [--prompt NAME]\n"
     "  --steps    exactly so many denoising steps a tick, so that each run shows the same pictures\n"
     "  --fast     do not wait for the world's native rate\n"
     "  --shm      frames by shared memory, on the server's own machine\n"
+    "  --prompt   one of the world's prompts, where it takes a text\n"
     "Keys of an encrypted connection, as Z85 text, are read from DSA_SERVER_KEY, DSA_PUBLIC_KEY and DSA_SECRET_KEY.\n";
 
 struct Arguments {
     std::string address, picture = "frame.ppm";
-    dsa::Options options{"", 7, false};
+    dsa::Options options{"", 7, false, ""};
     uint64_t ticks = 300;
     int steps = 0;
     bool fast = false;
@@ -558,6 +573,7 @@ struct Arguments {
             if (name == "--fast") fast = true;
             else if (name == "--shm") options.shared_memory = true;
             else if (name == "--world" && value) options.world = value, i++;
+            else if (name == "--prompt" && value) options.prompt = value, i++;
             else if (name == "--picture" && value) picture = value, i++;
             else if (name == "--seed" && value) options.seed = std::strtoull(value, nullptr, 10), i++;
             else if (name == "--ticks" && value) ticks = std::strtoull(value, nullptr, 10), i++;
@@ -622,8 +638,10 @@ void play(const Arguments& arguments) {
               << " recoveries=" << recoveries << " round_trip_us_p50=" << trips[trips.size() / 2]
               << " round_trip_us_p99=" << trips[trips.size() * 99 / 100] << "\n";
     std::ofstream picture(arguments.picture, std::ios::binary);
-    picture << "P6\n" << client.world().width << " " << client.world().height << "\n255\n";
-    picture.write(reinterpret_cast<const char*>(client.pixels().data()), std::streamsize(client.pixels().size()));
+    const auto& frames = client.frames();  // one below the other
+    picture << "P6\n" << client.world().width << " " << frames.size() * size_t(client.world().height) << "\n255\n";
+    for (const dsa::Bytes& frame : frames)
+        picture.write(reinterpret_cast<const char*>(frame.data()), std::streamsize(frame.size()));
     if (!picture.flush()) throw dsa::Error("", arguments.picture + ": cannot be written");
 }
 

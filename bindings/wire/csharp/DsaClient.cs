@@ -43,6 +43,7 @@ namespace Dsa
     {
         public string Name;
         public int Height, Width; // of a picture, byte[Height * Width * 3], RGB, top row first
+        public int FramesPerTick; // pictures that a tick draws: 1 in most worlds
         public TimeSpan Period;   // between two ticks at the native rate
         public ActionType Action;
         public int Count;          // choices of a Discrete, otherwise values in an action
@@ -56,6 +57,7 @@ namespace Dsa
         public string World; // null for the server's first one
         public ulong Seed;
         public bool SharedMemory; // frames by shared memory: only on the server's own machine
+        public string Prompt;     // one of the world's; null for its first, and in worlds that take no text
     }
 
     // Z85 text, for a server with encryption.
@@ -82,6 +84,8 @@ namespace Dsa
         public World World { get; private set; }
         public ulong Tick { get; private set; }       // index of the next tick
         public byte[] Pixels { get; private set; }    // the newest picture
+        // All pictures of the newest tick, oldest first; the last is Pixels. One that no tick made after Open, Restore.
+        public byte[][] Frames { get; private set; }
         public byte[] LastSnapshot { get; private set; } // null before the first
 
         // Connects and says hello.
@@ -137,7 +141,7 @@ namespace Dsa
                 Confidence = reply.Real("confidence"),
             };
             Tick = frame.Tick + 1;
-            TakeFrame(reply);
+            TakeFrame(reply, World.FramesPerTick);
             return frame;
         }
 
@@ -159,7 +163,7 @@ namespace Dsa
             var request = new Dictionary<string, object> { { "bufs", new object[] { description } } };
             var reply = Exchange("restore", request, snapshot);
             Tick = reply.Unsigned("tick");
-            TakeFrame(reply);
+            TakeFrame(reply, 1);
             LastSnapshot = snapshot;
         }
 
@@ -246,16 +250,19 @@ namespace Dsa
 
             var random = new byte[8]; // the same key gives the same session, so that a retry opens no second one
             using (var generator = RandomNumberGenerator.Create()) generator.GetBytes(random);
-            var reply = Exchange("open", new Dictionary<string, object>
+            var request = new Dictionary<string, object>
             {
                 { "key", BitConverter.ToUInt64(random, 0) }, { "world", World.Name }, { "seed", options.Seed },
                 { "frames", options.SharedMemory ? "shm" : "part" },
-            });
+            };
+            if (options.Prompt != null) request["prompt"] = options.Prompt;
+            var reply = Exchange("open", request);
             sid = reply.Unsigned("sid");
             Tick = reply.Unsigned("tick");
             if (ring != null) ring.Dispose();
-            ring = options.SharedMemory ? new Ring(reply.Map("ring"), World.PictureBytes) : null;
-            TakeFrame(reply);
+            var tickBytes = World.FramesPerTick * World.PictureBytes;
+            ring = options.SharedMemory ? new Ring(reply.Map("ring"), tickBytes) : null;
+            TakeFrame(reply, 1);
         }
 
         private static World ReadWorld(Fields reply)
@@ -266,8 +273,10 @@ namespace Dsa
                 Name = reply.Text("world"),
                 Height = (int)frame.Integer("height"),
                 Width = (int)frame.Integer("width"),
-                Period = TimeSpan.FromTicks((long)(TimeSpan.TicksPerSecond / frame.Real("fps"))),
+                FramesPerTick = (int)frame.Integer("frames_per_tick"),
             };
+            world.Period =
+                TimeSpan.FromTicks((long)(TimeSpan.TicksPerSecond * world.FramesPerTick / frame.Real("fps")));
             switch (space.Text("type"))
             {
                 case "Discrete": world.Action = ActionType.Discrete; break;
@@ -394,19 +403,32 @@ namespace Dsa
             if (reply.Buffer("snapshot", out part) != null && part != null) LastSnapshot = part;
         }
 
-        private void TakeFrame(Fields reply)
+        private void TakeFrame(Fields reply, int pictures)
         {
             byte[] part;
+            var bytes = pictures * World.PictureBytes;
             var description = reply.Buffer("frame", out part);
-            if (part != null && part.Length == World.PictureBytes)
+            if (part != null && part.Length == bytes)
             {
-                Pixels = part;
+                Show(part, pictures);
                 return;
             }
             if (description == null || part != null || ring == null)
                 throw new DsaException("", "a reply without a picture of the world's size");
-            Pixels = ring.Read(description.Unsigned("slot"), description.Unsigned("seq"), World.PictureBytes);
-            if (Pixels == null) throw new LostException("", "the frame is no longer in shared memory");
+            var copied = ring.Read(description.Unsigned("slot"), description.Unsigned("seq"), bytes);
+            if (copied == null) throw new LostException("", "the frame is no longer in shared memory");
+            Show(copied, pictures);
+        }
+
+        private void Show(byte[] bytes, int pictures)
+        {
+            Frames = new byte[pictures][];
+            for (var i = 0; i < pictures; i++)
+            {
+                Frames[i] = pictures == 1 ? bytes : new byte[World.PictureBytes];
+                if (pictures > 1) Buffer.BlockCopy(bytes, i * World.PictureBytes, Frames[i], 0, World.PictureBytes);
+            }
+            Pixels = Frames[pictures - 1];
         }
 
         private static readonly byte[] Magic = Encoding.ASCII.GetBytes("DSA1");
@@ -493,7 +515,7 @@ namespace Dsa
         private IntPtr start;
         private readonly long size, slots, stride;
 
-        public Ring(Fields ring, int pictureBytes)
+        public Ring(Fields ring, int tickBytes)
         {
             var file = open(Encoding.UTF8.GetBytes(ring.Text("path") + "\0"), 0);
             size = file < 0 ? -1 : lseek(file, IntPtr.Zero, 2).ToInt64();
@@ -507,7 +529,7 @@ namespace Dsa
             stride = Marshal.ReadInt64(start, 24);
             var capacity = Marshal.ReadInt64(start, 32);
             var good = Encoding.ASCII.GetString(magic) == "DSARING\n\u0001\0\0\0" && slots >= 2 &&
-                (ulong)Marshal.ReadInt64(start, 16) == ring.Unsigned("token") && capacity >= pictureBytes &&
+                (ulong)Marshal.ReadInt64(start, 16) == ring.Unsigned("token") && capacity >= tickBytes &&
                 stride % 64 == 0 && stride - 64 >= capacity && stride <= (size - 64) / slots;
             if (good) return;
             Dispose();
@@ -719,9 +741,11 @@ internal static class Example
 {
     private const string Usage =
         "DsaClient ADDRESS [--world NAME] [--seed N] [--ticks N] [--steps N] [--fast] [--shm] [--picture FILE.ppm]\n" +
+        "          [--prompt NAME]\n" +
         "  --steps    exactly so many denoising steps a tick, so that each run shows the same pictures\n" +
         "  --fast     do not wait for the world's native rate\n" +
         "  --shm      frames by shared memory, on the server's own machine\n" +
+        "  --prompt   one of the world's prompts, where it takes a text\n" +
         "Keys of an encrypted connection, as Z85 text, are read from DSA_SERVER_KEY, DSA_PUBLIC_KEY, DSA_SECRET_KEY.";
 
     private static string address, picture = "frame.ppm";
@@ -763,6 +787,7 @@ internal static class Example
                 case "--fast": fast = true; break;
                 case "--shm": options.SharedMemory = true; break;
                 case "--world": options.World = value(); break;
+                case "--prompt": options.Prompt = value(); break;
                 case "--picture": picture = value(); break;
                 case "--seed": options.Seed = ulong.Parse(value()); break;
                 case "--ticks": ticks = ulong.Parse(value()); break;
@@ -844,9 +869,10 @@ internal static class Example
                 trips[trips.Count * 99 / 100]));
             using (var file = File.Create(picture))
             {
-                var head = Encoding.ASCII.GetBytes("P6\n" + client.World.Width + " " + client.World.Height + "\n255\n");
+                var height = client.Frames.Length * client.World.Height; // one below the other
+                var head = Encoding.ASCII.GetBytes("P6\n" + client.World.Width + " " + height + "\n255\n");
                 file.Write(head, 0, head.Length);
-                file.Write(client.Pixels, 0, client.Pixels.Length);
+                foreach (var pixels in client.Frames) file.Write(pixels, 0, pixels.Length);
             }
         }
     }

@@ -37,7 +37,7 @@ class LostError extends DsaError {
 
 /** The reading side of a ring of frames; PROTOCOL.md has its layout. */
 class Ring {
-  constructor({ path, token }, pictureBytes) {
+  constructor({ path, token }, tickBytes) {
     try {
       this.file = fs.openSync(path, 'r');
     } catch (error) {
@@ -47,7 +47,7 @@ class Ring {
     const slots = head.readUInt32LE(12);
     const stride = Number(head.readBigUInt64LE(24));
     const good = head.subarray(0, 12).equals(RING_MAGIC) && head.readBigUInt64LE(16) === BigInt(token)
-      && Number(head.readBigUInt64LE(32)) >= pictureBytes && stride >= pictureBytes + 64 && slots >= 2
+      && Number(head.readBigUInt64LE(32)) >= tickBytes && stride >= tickBytes + 64 && slots >= 2
       && 64 + slots * stride <= fs.fstatSync(this.file).size;
     if (!good) {
       this.close();
@@ -84,12 +84,17 @@ class Client {
   timeoutMs = 1000;
   /** ... so often in all. Sending again is safe: what has run is answered, not run again. */
   tries = 3;
-  /** `{name, height, width, periodMs, action: {type, n | low, high, ...}}`, once a session is open. */
+  /**
+   * `{name, height, width, framesPerTick, periodMs, action: {type, n | low, high, ...}}`, once a session is open.
+   * framesPerTick: pictures that a tick draws, 1 in most worlds.
+   */
   world = null;
   /** Index of the next tick. */
   tick = 0;
   /** The newest picture, `Buffer` of uint8[height][width][3], RGB. */
   pixels = null;
+  /** All pictures of the newest tick, oldest first; the last is `pixels`. One that no tick made after open, restore. */
+  frames = [];
   /** The newest snapshot, null before the first. */
   lastSnapshot = null;
 
@@ -122,7 +127,10 @@ class Client {
     return client;
   }
 
-  /** Opens a session; `pixels` is then the picture it starts from. options: `{world, seed, sharedMemory}`. */
+  /**
+   * Opens a session; `pixels` is then the picture it starts from. options: `{world, seed, sharedMemory, prompt}`.
+   * prompt: the name of one of the world's; undefined for its first, and in worlds that take no text.
+   */
   async open(options = {}) {
     this.#options = options;
     await this.#openSession();
@@ -136,7 +144,7 @@ class Client {
   async step(action, { budgetUs, steps } = {}) {
     const reply = await this.#exchange('step', { action, budget_us: budgetUs, steps });
     this.tick = reply.fields.tick + 1;
-    this.#takeFrame(reply);
+    this.#takeFrame(reply, this.world.framesPerTick);
     return reply.fields;
   }
 
@@ -151,7 +159,7 @@ class Client {
     const bufs = [{ n: 'snapshot', d: 'u1', s: [snapshot.length], at: 'part', enc: 'raw' }];
     const reply = await this.#exchange('restore', { bufs }, snapshot);
     this.tick = reply.fields.tick;
-    this.#takeFrame(reply);
+    this.#takeFrame(reply, 1);
     this.lastSnapshot = snapshot;
   }
 
@@ -195,20 +203,20 @@ class Client {
   }
 
   async #openSession() {
-    const { world, seed = 0, sharedMemory = false } = this.#options;
+    const { world, seed = 0, sharedMemory = false, prompt } = this.#options;
     const { spec, world: name } = (await this.#exchange('specs', { world })).fields;
-    const { height, width, fps } = spec.frame;
-    this.world = { name, height, width, periodMs: 1000 / fps, action: spec.action_space };
+    const { height, width, fps, frames_per_tick: framesPerTick } = spec.frame;
+    this.world = { name, height, width, framesPerTick, periodMs: 1000 * framesPerTick / fps, action: spec.action_space };
 
     const key = randomBytes(8).readBigUInt64LE(); // the same key gives the same session: a retry opens no second one
     const frames = sharedMemory ? 'shm' : 'part';
-    const reply = await this.#exchange('open', { key, world: name, seed: BigInt(seed), frames });
+    const reply = await this.#exchange('open', { key, world: name, seed: BigInt(seed), frames, prompt });
     this.#sid = reply.fields.sid;
     this.tick = reply.fields.tick;
     this.#ring?.close();
     this.#ring = null;
-    if (sharedMemory) this.#ring = new Ring(reply.fields.ring, this.#pictureBytes);
-    this.#takeFrame(reply);
+    if (sharedMemory) this.#ring = new Ring(reply.fields.ring, framesPerTick * this.#pictureBytes);
+    this.#takeFrame(reply, 1);
   }
 
   get #pictureBytes() {
@@ -269,16 +277,23 @@ class Client {
     this.lastSnapshot = find(reply, 'snapshot')?.part ?? this.lastSnapshot;
   }
 
-  #takeFrame(reply) {
+  #takeFrame(reply, pictures) {
     const found = find(reply, 'frame');
-    if (found?.part?.length === this.#pictureBytes) {
-      this.pixels = found.part;
+    const bytes = pictures * this.#pictureBytes;
+    if (found?.part?.length === bytes) {
+      this.#show(found.part);
       return;
     }
     if (!found || found.part || !this.#ring) throw new DsaError('', "a reply without a picture of the world's size");
-    const pixels = this.#ring.read(found.slot, found.seq, this.#pictureBytes);
-    if (!pixels) throw new LostError('', 'the frame is no longer in shared memory');
-    this.pixels = pixels;
+    const copied = this.#ring.read(found.slot, found.seq, bytes);
+    if (!copied) throw new LostError('', 'the frame is no longer in shared memory');
+    this.#show(copied);
+  }
+
+  #show(bytes) {
+    const each = this.#pictureBytes;
+    this.frames = Array.from({ length: bytes.length / each }, (_, i) => bytes.subarray(i * each, (i + 1) * each));
+    this.pixels = this.frames.at(-1);
   }
 }
 
@@ -308,9 +323,11 @@ module.exports = { Client, DsaError, LostError };
 
 const USAGE = `\
 node dsa_client.js ADDRESS [--world NAME] [--seed N] [--ticks N] [--steps N] [--fast] [--shm] [--picture FILE.ppm]
+                   [--prompt NAME]
   --steps    exactly so many denoising steps a tick, so that each run shows the same pictures
   --fast     do not wait for the world's native rate
   --shm      frames by shared memory, on the server's own machine
+  --prompt   one of the world's prompts, where it takes a text
 Keys of an encrypted connection, as Z85 text, are read from DSA_SERVER_KEY, DSA_PUBLIC_KEY and DSA_SECRET_KEY.`;
 
 /** Whatever moves: the player of this example holds each action for 8 ticks. */
@@ -321,14 +338,14 @@ function act({ type, n, low, high }, tick) {
   return low.map((bottom, i) => bottom + ((turn + i) % 5) / 4 * (high[i] - bottom));
 }
 
-async function play(address, { world, seed, ticks, steps, fast, shm, picture }) {
+async function play(address, { world, seed, ticks, steps, fast, shm, picture, prompt }) {
   const { DSA_SERVER_KEY, DSA_PUBLIC_KEY, DSA_SECRET_KEY } = process.env;
   const keys = DSA_SERVER_KEY && DSA_PUBLIC_KEY && DSA_SECRET_KEY
     ? { server: DSA_SERVER_KEY, public: DSA_PUBLIC_KEY, secret: DSA_SECRET_KEY }
     : null;
   const client = await Client.connect(address, keys);
   try {
-    await client.open({ world, seed, sharedMemory: shm });
+    await client.open({ world, seed, sharedMemory: shm, prompt });
     const trips = [];
     let taken = 0;
     let late = 0;
@@ -360,7 +377,9 @@ async function play(address, { world, seed, ticks, steps, fast, shm, picture }) 
     console.log(`ticks=${client.tick} mean_steps=${(taken / trips.length).toFixed(3)} late=${late} `
       + `recoveries=${recoveries} round_trip_us_p50=${at(0.5)} round_trip_us_p99=${at(0.99)}`);
     const { width, height } = client.world;
-    fs.writeFileSync(picture, Buffer.concat([Buffer.from(`P6\n${width} ${height}\n255\n`), client.pixels]));
+    const { frames } = client; // one below the other
+    const head = Buffer.from(`P6\n${width} ${frames.length * height}\n255\n`);
+    fs.writeFileSync(picture, Buffer.concat([head, ...frames]));
   } finally {
     await client.close();
   }
@@ -374,7 +393,7 @@ function read(words) {
     const word = words.shift();
     const name = word.startsWith('--') ? word.slice(2) : '';
     if (['fast', 'shm'].includes(name)) options[name] = true;
-    else if (['world', 'picture'].includes(name) && words.length) options[name] = words.shift();
+    else if (['world', 'picture', 'prompt'].includes(name) && words.length) options[name] = words.shift();
     else if (['ticks', 'steps'].includes(name) && words.length) options[name] = Number(words.shift());
     else if (name === 'seed' && words.length) options.seed = BigInt(words.shift());
     else if (address === null && !word.startsWith('-')) address = word;

@@ -76,6 +76,8 @@ mod dsa {
         /// Of a picture, u8[height][width][3], RGB.
         pub height: usize,
         pub width: usize,
+        /// Pictures that a tick draws: 1 in most worlds.
+        pub frames_per_tick: usize,
         /// Between two ticks at the native rate.
         pub period: Duration,
         pub action: ActionSpace,
@@ -94,6 +96,8 @@ mod dsa {
         pub seed: u64,
         /// Frames by shared memory: only on the server's own machine.
         pub shared_memory: bool,
+        /// One of the world's; `None` for its first, and in worlds that take no text.
+        pub prompt: Option<String>,
     }
 
     /// Z85 text, for a server with encryption.
@@ -123,7 +127,7 @@ mod dsa {
         pub tries: u32,
         world: Option<World>,
         tick: u64,
-        pixels: Vec<u8>,
+        frames: Vec<u8>,
         snapshot: Option<Vec<u8>>,
         socket: zmq::Socket,
         epoch: u64,
@@ -154,7 +158,7 @@ mod dsa {
                 tries: 3,
                 world: None,
                 tick: 0,
-                pixels: Vec::new(),
+                frames: Vec::new(),
                 snapshot: None,
                 socket,
                 epoch: 0,
@@ -179,7 +183,14 @@ mod dsa {
 
         /// The newest picture, u8[height][width][3].
         pub fn pixels(&self) -> &[u8] {
-            &self.pixels
+            let bytes = self.world.as_ref().map_or(0, World::picture_bytes);
+            &self.frames[self.frames.len().saturating_sub(bytes)..]
+        }
+
+        /// All pictures of the newest tick, oldest first, one after the other; the last is `pixels`. Only one, which no
+        /// tick made, after `open` and `restore`.
+        pub fn frames(&self) -> &[u8] {
+            &self.frames
         }
 
         /// Opens a session; `pixels` is then the picture that it starts from.
@@ -211,7 +222,7 @@ mod dsa {
             fields.extend(steps.map(|steps| ("steps", Value::Integer(steps.into()))));
             let (reply, buffers) = self.exchange("step", fields, None)?;
             self.tick = reply.tick + 1;
-            self.take_frame(&reply, &buffers)?;
+            self.take_frame(&reply, &buffers, self.world().frames_per_tick)?;
             Ok(Frame {
                 tick: reply.tick,
                 frame_tick: reply.frame_tick,
@@ -246,7 +257,7 @@ mod dsa {
             let (reply, buffers) = self.exchange("restore", fields, Some(&snapshot))?;
             self.snapshot = Some(snapshot);
             self.tick = reply.tick;
-            self.take_frame(&reply, &buffers)
+            self.take_frame(&reply, &buffers, 1)
         }
 
         /// Keeps the session's lease alive while it is not stepped.
@@ -301,7 +312,10 @@ mod dsa {
                 name: reply.world,
                 height: spec.frame.height,
                 width: spec.frame.width,
-                period: Duration::from_secs_f64(1.0 / spec.frame.fps),
+                frames_per_tick: spec.frame.frames_per_tick,
+                period: Duration::from_secs_f64(
+                    spec.frame.frames_per_tick as f64 / spec.frame.fps,
+                ),
                 action: spec.action_space,
             };
             let frames = if self.options.shared_memory {
@@ -309,7 +323,7 @@ mod dsa {
             } else {
                 "part"
             };
-            let fields = vec![
+            let mut fields = vec![
                 // The same key gives the same session, so that a retry opens no second one.
                 (
                     "key",
@@ -319,6 +333,12 @@ mod dsa {
                 ("seed", Value::Unsigned(self.options.seed)),
                 ("frames", Value::from(frames)),
             ];
+            fields.extend(
+                self.options
+                    .prompt
+                    .iter()
+                    .map(|name| ("prompt", Value::from(name.as_str()))),
+            );
             let (reply, buffers) = self.exchange("open", fields, None)?;
             self.sid = reply.sid;
             self.tick = reply.tick;
@@ -328,10 +348,11 @@ mod dsa {
                     .ring
                     .as_ref()
                     .ok_or_else(|| Error::new("a reply without a ring"))?;
-                self.ring = Some(Ring::open(place, world.picture_bytes())?);
+                let bytes = world.frames_per_tick * world.picture_bytes();
+                self.ring = Some(Ring::open(place, bytes)?);
             }
             self.world = Some(world);
-            self.take_frame(&reply, &buffers)
+            self.take_frame(&reply, &buffers, 1)
         }
 
         /// The map of a new request.
@@ -427,13 +448,18 @@ mod dsa {
             }
         }
 
-        fn take_frame(&mut self, reply: &Reply, buffers: &[Vec<u8>]) -> Result<()> {
-            let bytes = self.world().picture_bytes();
+        fn take_frame(
+            &mut self,
+            reply: &Reply,
+            buffers: &[Vec<u8>],
+            pictures: usize,
+        ) -> Result<()> {
+            let bytes = pictures * self.world().picture_bytes();
             match (find(reply, buffers, "frame"), &self.ring) {
-                (Some((_, Some(part))), _) if part.len() == bytes => self.pixels = part.to_vec(),
+                (Some((_, Some(part))), _) if part.len() == bytes => self.frames = part.to_vec(),
                 (Some((description, None)), Some(ring)) => {
-                    self.pixels.resize(bytes, 0);
-                    if !ring.read(description.slot, description.seq, &mut self.pixels)? {
+                    self.frames.resize(bytes, 0);
+                    if !ring.read(description.slot, description.seq, &mut self.frames)? {
                         return Err(Error::Lost(
                             "the frame is no longer in shared memory".into(),
                         ));
@@ -536,6 +562,7 @@ mod dsa {
     struct FrameSpec {
         height: usize,
         width: usize,
+        frames_per_tick: usize,
         fps: f64,
     }
 
@@ -562,7 +589,7 @@ mod dsa {
     }
 
     impl Ring {
-        fn open(place: &Place, picture_bytes: usize) -> Result<Ring> {
+        fn open(place: &Place, tick_bytes: usize) -> Result<Ring> {
             let file = File::open(&place.path).map_err(|error| {
                 Error::new(format!(
                     "shared memory: {error}; is the server on this machine?"
@@ -578,7 +605,7 @@ mod dsa {
                 .and_then(|bytes| bytes.checked_add(64));
             let good = head.starts_with(RING_MAGIC)
                 && token == place.token
-                && capacity >= picture_bytes as u64
+                && capacity >= tick_bytes as u64
                 && stride >= capacity.saturating_add(64)
                 && slots >= 2
                 && size.map_or(false, |size| {
@@ -633,9 +660,11 @@ use std::time::{Duration, Instant};
 
 const USAGE: &str = "\
 dsa_client ADDRESS [--world NAME] [--seed N] [--ticks N] [--steps N] [--fast] [--shm] [--picture FILE.ppm]
+           [--prompt NAME]
   --steps    exactly so many denoising steps a tick, so that each run shows the same pictures
   --fast     do not wait for the world's native rate
   --shm      frames by shared memory, on the server's own machine
+  --prompt   one of the world's prompts, where it takes a text
 Keys of an encrypted connection, as Z85 text, are read from DSA_SERVER_KEY, DSA_PUBLIC_KEY and DSA_SECRET_KEY.";
 
 struct Arguments {
@@ -666,6 +695,7 @@ impl Arguments {
                 "--fast" => found.fast = true,
                 "--shm" => found.options.shared_memory = true,
                 "--world" => found.options.world = Some(words.next()?),
+                "--prompt" => found.options.prompt = Some(words.next()?),
                 "--picture" => found.picture = words.next()?,
                 "--seed" => found.options.seed = words.next()?.parse().ok()?,
                 "--ticks" => found.ticks = words.next()?.parse().ok()?,
@@ -754,13 +784,10 @@ fn play(arguments: Arguments) -> dsa::Result<()> {
         trips[trips.len() * 99 / 100]
     );
     let mut file = std::fs::File::create(&arguments.picture)?;
-    write!(
-        file,
-        "P6\n{} {}\n255\n",
-        client.world().width,
-        client.world().height
-    )?;
-    file.write_all(client.pixels())?;
+    let width = client.world().width;
+    let height = client.frames().len() / (width * 3); // of all pictures, one below the other
+    write!(file, "P6\n{width} {height}\n255\n")?;
+    file.write_all(client.frames())?;
     Ok(())
 }
 
