@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from .bindings import bind_input, bind_output, run_bound
+from .device_array import Array
 from .engine import Engine
 from .frame_cache import FrameCache, Window
 from .ort import ort
@@ -35,10 +36,11 @@ class Batch:
         self.clean = np.zeros_like(self.latent)
         """`float32[rows, *latent]`: the estimates that `denoise` makes."""
         self.logits = np.zeros(rows, np.float32)
+        dtype = engine.choice.cache_dtype
         self._frames = [
-            np.zeros((rows, *spec.cache.slot_shape), np.float32) for _ in range(2 * spec.cache.layers)
+            np.zeros((rows, *spec.cache.slot_shape), dtype) for _ in range(2 * spec.cache.layers)
         ]  # keys and values that `commit` makes
-        self._pools: tuple[np.ndarray, ...] = ()
+        self._pools: tuple[Array, ...] = ()
         self._bound: dict[tuple[str, int], ort.IOBinding] = {}
 
     def look_at(self, row: int, window: Window) -> None:

@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 
+from .device_array import Array
 from .errors import EngineError
 from .ort import ort
 
@@ -14,14 +15,20 @@ class Interrupted(Exception):
     """A run was stopped by `Workspace.interrupt`. What it wrote is to be ignored."""
 
 
-def bind_input(binding: ort.IOBinding, name: str, array: np.ndarray) -> None:
+def bind_input(binding: ort.IOBinding, name: str, array: Array) -> None:
     """Let the graph read this array, which the caller keeps alive."""
-    binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+    kind, index, address = _place(array)
+    binding.bind_input(name, kind, index, array.dtype.type, array.shape, address)
 
 
-def bind_output(binding: ort.IOBinding, name: str, array: np.ndarray) -> None:
+def bind_output(binding: ort.IOBinding, name: str, array: Array) -> None:
     """Let the graph write to this array, which the caller keeps alive."""
-    binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+    kind, index, address = _place(array)
+    binding.bind_output(name, kind, index, array.dtype.type, array.shape, address)
+
+
+def _place(array: Array) -> tuple[str, int, int]:
+    return ("cpu", 0, array.ctypes.data) if isinstance(array, np.ndarray) else array.place()
 
 
 def run_bound(

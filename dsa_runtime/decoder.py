@@ -5,20 +5,21 @@ from __future__ import annotations
 import numpy as np
 
 from .bindings import bind_input, bind_output, run_bound
+from .device_array import Array
 from .engine import Engine
 from .ort import ort
 
-Stream = tuple[np.ndarray, ...]
-"""What a streaming decoder remembers between two ticks, `float32[1, *shape]` for each of `DecoderSpec.state`. Never
-written to, so that forks, snapshots and the history may share it. Empty where a stream begins, and for decoders without
-memory."""
+Stream = tuple[Array, ...]
+"""What a streaming decoder remembers between two ticks, `float32[1, *shape]` for each of `DecoderSpec.state`, on the
+device. Never written to, so that forks, snapshots and the history may share it. Empty where a stream begins, and for
+decoders without memory."""
 
 
 class Decoder:
     """Latents to pictures. One thread at a time, but for `options`."""
 
     def __init__(self, engine: Engine) -> None:
-        spec = engine.spec
+        spec, self._device = engine.spec, engine.device
         self.options = ort.RunOptions()
         """`terminate` lets a run end early."""
         self._shape, self._state = spec.frame.tick_shape, spec.decoder.state
@@ -36,7 +37,7 @@ class Decoder:
         if self._frames is not None:
             return
         self._frames = np.empty(self._shape, np.uint8)
-        self._after = tuple(np.empty((1, *shape), np.float32) for shape in self._state)
+        self._after = tuple(self._device.empty((1, *shape)) for shape in self._state)
         for binding in self._bindings.values():
             bind_output(binding, "frame", self._frames.reshape(self._batch))
             for index, array in enumerate(self._after):

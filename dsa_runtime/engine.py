@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from .bindings import bind_input, bind_output
+from .device import CPU, Device
+from .device_array import Array
 from .errors import EngineError, WorldError
 from .form import FormChoice, choose_form
 from .frame_cache import FrameCache
@@ -15,40 +17,49 @@ from .ort import ort
 from .package import Package
 from .spec import WorldSpec
 
-_DTYPES = {"tensor(float)": np.float32, "tensor(int32)": np.int32, "tensor(uint8)": np.uint8}
+_DTYPES = {
+    "tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int32)": np.int32, "tensor(uint8)": np.uint8,
+}  # fmt: skip
 Shapes = dict[str, tuple[type, tuple[int | None, ...]]]
 
 
 class Engine:
     """The loaded graphs. Constant and thread-safe: any number of sessions run them at the same time."""
 
-    def __init__(self, package: Package, threads: int | None = None, form: str | FormChoice = "auto") -> None:
+    def __init__(
+        self,
+        package: Package,
+        threads: int | None = None,
+        form: str | FormChoice = "auto",
+        device: Device = CPU,
+    ) -> None:
         """Load the graphs, `threads` threads each (None: one per usable core), and check their shapes.
 
         `form` is that of `choose_form`, or what it has chosen.
         """
-        self.spec = package.spec
+        self.spec, self.device = package.spec, device
         self.threads = threads or available_cores()
-        self.choice = choose_form(self.spec, form) if isinstance(form, str) else form
-        inputs, outputs = _graph_shapes(self.spec)
+        self.choice = choose_form(self.spec, form, device) if isinstance(form, str) else form
+        inputs, outputs = _graph_shapes(self.spec, self.choice.cache_dtype)
         self.graphs = {
-            name: _load(package, name, self.choice, self.threads, inputs[name], outputs[name])
+            name: _load(package, name, self.choice, self.threads, inputs[name], outputs[name], device)
             for name in inputs
             if name != "write" and name in self.spec.graphs
         }
         self._write: ort.InferenceSession | None = None
-        if self.choice.form == "op" and "write_op" in self.spec.graphs:
-            self._write = _load(package, "write", self.choice, 1, inputs["write"], outputs["write"])
+        if self.choice.graph("write") in self.spec.graphs:
+            self._write = _load(package, "write", self.choice, 1, inputs["write"], outputs["write"], device)
 
     def encode(self, frames: np.ndarray) -> np.ndarray:
         """Latents `float32[B, *latent]` of B ticks' pictures, `uint8[B, H, W, 3]` or `uint8[B, F, H, W, 3]`."""
         return self._run_unbound("encode", "latent", {"frame": frames})
 
-    def condition(self, text: np.ndarray) -> np.ndarray:
-        """What the generator takes of a text: `float32[tokens, width]` -> `float32[1, 2 * layers, tokens, heads,
-        head_dim]`.
+    def condition(self, text: np.ndarray) -> Array:
+        """What the generator takes of a text, on the device.
+
+        `float32[tokens, width]` -> `float32[1, 2 * layers, tokens, heads, head_dim]`
         """
-        return self._run_unbound("condition", "prompt", {"text": text[np.newaxis]})
+        return self.device.put(self._run_unbound("condition", "prompt", {"text": text[np.newaxis]}))
 
     def write(self, cache: FrameCache, slots: Sequence[int], frames: Sequence[np.ndarray]) -> None:
         """Fill slots that were just allocated, of any number of sessions, by one call.
@@ -58,7 +69,7 @@ class Engine:
         if self._write is None or not len(slots):
             cache.write(slots, frames)
             return
-        frames = [np.ascontiguousarray(frame, np.float32) for frame in frames]  # bound by address
+        frames = [np.ascontiguousarray(frame, self.choice.cache_dtype) for frame in frames]  # bound by address
         with cache.writing():
             binding, slot = self._write.io_binding(), np.asarray(slots, np.int32)
             bind_input(binding, "slot", slot)
@@ -86,7 +97,7 @@ def available_cores() -> int:
 
 
 def _load(
-    package: Package, name: str, choice: FormChoice, threads: int, inputs: Shapes, outputs: Shapes
+    package: Package, name: str, choice: FormChoice, threads: int, inputs: Shapes, outputs: Shapes, device: Device
 ) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -98,9 +109,10 @@ def _load(
     try:
         if choice.library is not None:
             options.register_custom_ops_library(choice.library.path)
-        graph = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        graph = ort.InferenceSession(str(path), options, providers=device.providers)
     except Exception as error:
         raise WorldError(f"{path}: ONNX Runtime cannot load it: {error}") from None
+    device.check(graph, str(path))
     _check_signature(graph.get_inputs(), inputs, f"{path}: input")
     _check_signature(graph.get_outputs(), outputs, f"{path}: output")
     return graph
@@ -124,7 +136,7 @@ def _check_signature(actual: list[ort.NodeArg], expected: Shapes, where: str) ->
             raise WorldError(f"{where} {argument.name}: expected shape {list(shape)}, got {argument.shape}")
 
 
-def _graph_shapes(spec: WorldSpec) -> tuple[dict[str, Shapes], dict[str, Shapes]]:
+def _graph_shapes(spec: WorldSpec, cache_dtype: type) -> tuple[dict[str, Shapes], dict[str, Shapes]]:
     """Inputs and outputs of every graph, as the spec says they must be. None is a free dimension."""
     floats, ints, pixels = np.float32, np.int32, np.uint8
     latent: Shapes = {"latent": (floats, (None, *spec.latent.shape))}
@@ -139,7 +151,7 @@ def _graph_shapes(spec: WorldSpec) -> tuple[dict[str, Shapes], dict[str, Shapes]
     if spec.text.width:
         generator |= prompt
     pairs = [(kind, layer) for layer in range(spec.cache.layers) for kind in ("key", "value")]
-    frames = (floats, (None, *spec.cache.slot_shape))
+    frames = (cache_dtype, (None, *spec.cache.slot_shape))
     slots: Shapes = {f"{kind}_{layer}": frames for kind, layer in pairs}
     pools: Shapes = {f"{kind}_pool_{layer}": frames for kind, layer in pairs}
     written: Shapes = {f"{kind}_pool_out_{layer}": frames for kind, layer in pairs}

@@ -12,9 +12,12 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
+from .device import CPU, Device
+from .device_array import Array
 from .spec import CacheSpec
 
 # The pools begin large, because growing them takes milliseconds and interrupts every session of the world, while
@@ -34,18 +37,25 @@ class FrameCache:
     """
 
     def __init__(
-        self, spec: CacheSpec, capacity: int | None = None, source_shapes: Sequence[tuple[int, ...]] = ()
+        self,
+        spec: CacheSpec,
+        capacity: int | None = None,
+        source_shapes: Sequence[tuple[int, ...]] = (),
+        device: Device = CPU,
+        dtype: type[np.floating[Any]] = np.float32,
     ) -> None:
         """Pools of `capacity` slots; None for as many as the address space gives away cheaply.
 
-        source_shapes   of what a slot keeps besides: that which its keys and values were made of
+        source_shapes   of what a slot keeps besides, on the host: that which its keys and values were made of
+        device, dtype   of the pools
         """
         self.spec = spec
+        self._device, self._dtype = device, np.dtype(dtype)
         self._source_shapes = tuple(source_shapes)
         self.sources: tuple[np.ndarray, ...] = ()
         """One `float32[capacity, *shape]` for each of the source shapes. Replaced together with `pools`."""
-        self.pools: tuple[np.ndarray, ...] = ()
-        """Keys and values of layer 0, keys and values of layer 1, ...: each `float32[capacity, tokens, heads,
+        self.pools: tuple[Array, ...] = ()
+        """Keys and values of layer 0, keys and values of layer 1, ...: each `dtype[capacity, tokens, heads,
         head_dim]`. Growing replaces the whole tuple, so one comparison by identity tells whether it has
         changed."""
         self._changed = threading.Condition()
@@ -78,7 +88,7 @@ class FrameCache:
     @property
     def slot_bytes(self) -> int:
         """Memory of one slot over all layers, keys and values."""
-        return 2 * self.spec.layers * int(np.prod(self.spec.slot_shape)) * np.dtype(np.float32).itemsize
+        return 2 * self.spec.layers * int(np.prod(self.spec.slot_shape)) * self._dtype.itemsize
 
     def window(self, history: int = 0) -> Window:
         """An empty window with its reservation, which keeps `history` frames past its end for `rewind`.
@@ -140,7 +150,7 @@ class FrameCache:
         self._abandoned.append((slots, reserved))
 
     def read(self, slots: Sequence[int]) -> list[np.ndarray]:
-        """Copies of these slots, `float32[len(slots), tokens, heads, head_dim]` per pool.
+        """Copies of these slots, `dtype[len(slots), tokens, heads, head_dim]` per pool.
 
         The caller holds a reference on each, so nobody writes to them meanwhile.
         """
@@ -184,7 +194,8 @@ class FrameCache:
         """Slots for so many sessions, or for as many as `_FIRST_BYTES` affords, but never for too few."""
         per_session = self.spec.window + 1
         affordable = _FIRST_BYTES // (self.slot_bytes * per_session)
-        return per_session * max(_LEAST_SESSIONS, min(affordable, sessions))
+        least = _LEAST_SESSIONS if self._device.kind == "cpu" else 1  # a GPU gives no address space away
+        return per_session * max(least, min(affordable, sessions))
 
     def _reserve(self, slots: int) -> None:
         while self._growing:
@@ -210,15 +221,13 @@ class FrameCache:
             # in use are copied, or all would be written now. Free ones are taken from the low end, so that what
             # is in use lies together. Zeros also keep empty slots finite: graphs that mask rather than skip
             # multiply them by zero.
-            shapes = [self.spec.slot_shape] * (2 * self.spec.layers) + list(self._source_shapes)
-            grown = [np.zeros((capacity, *shape), np.float32) for shape in shapes]
-            in_use = np.flatnonzero(self._references)
-            for pool, before in zip(
-                grown, self.pools + self.sources, strict=False
-            ):  # at first there is nothing to copy
-                pool[in_use] = before[in_use]
-            self.sources = tuple(grown[2 * self.spec.layers :])
-            self.pools = tuple(grown[: 2 * self.spec.layers])
+            in_use, shape = np.flatnonzero(self._references), (capacity, *self.spec.slot_shape)
+            sources = [np.zeros((capacity, *kept), np.float32) for kept in self._source_shapes]
+            pools = [self._device.zeros(shape, self._dtype) for _ in range(2 * self.spec.layers)]
+            for grown, before in ((pools, self.pools), (sources, self.sources)):  # at first there is nothing to copy
+                for array, old_array in zip(grown, before, strict=False):
+                    array[in_use] = old_array[in_use]
+            self.sources, self.pools = tuple(sources), tuple(pools)
             self._references += [0] * (capacity - old)
             self._free[:0] = range(capacity - 1, old - 1, -1)
         finally:

@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from .controller import Plan
+from .device_array import Array
 from .tick import StoppedBy
 
 MS_PER_NS = 1e-6
@@ -28,7 +29,7 @@ class Sample(NamedTuple):  # a NamedTuple is made in a third of the time of a fr
     """`uint8[F, H, W, 3]`, fresh."""
     latent: np.ndarray
     """`float32[*latent]`, fresh: the tick before decoding."""
-    stream: tuple[np.ndarray, ...]
+    stream: tuple[Array, ...]
     """What a streaming decoder remembers after it."""
     logit: float
     """The confidence head's output after the last step."""

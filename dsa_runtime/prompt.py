@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .arrays_file import ArraysFile, describe
+from .device_array import Array
 from .errors import PromptError, WorldError
 from .spec import WorldSpec
 
@@ -20,8 +21,9 @@ class Prompt:
 
     text: np.ndarray
     """`float32[tokens, width]`, embeddings, filled up with zeros."""
-    projected: np.ndarray
-    """`float32[1, 2 * layers, tokens, heads, head_dim]`, what the generator takes: keys and values of each layer."""
+    projected: Array
+    """`float32[1, 2 * layers, tokens, heads, head_dim]`, on the device: what the generator takes, keys and values of
+    each layer."""
     name: str | None = None
     """Of a prompt that comes with the world."""
 

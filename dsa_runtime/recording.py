@@ -16,6 +16,7 @@ from typing import Any, get_args
 import numpy as np
 
 from . import strict_json
+from .atomic import whole_file
 from .errors import RecordingError, WorldError
 from .spec import WorldSpec
 from .tick import Status, StoppedBy, Tick
@@ -128,14 +129,8 @@ class Recording:
         }
         fields = [f'"{name}": {_compact(value)}' for name, value in head.items()]
         lines = ",\n".join(_compact(_fields(entry)) for entry in self.decisions)
-        target = Path(path)
-        partial = target.with_name(target.name + ".partial")
-        try:
+        with whole_file(Path(path)) as partial:
             partial.write_text("{" + ",\n".join(fields) + f',\n"decisions": [\n{lines}\n]}}\n', encoding="utf-8")
-            os.replace(partial, target)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Recording:

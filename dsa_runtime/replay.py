@@ -35,12 +35,6 @@ def verify_replay(world: World, recording: Recording) -> int:
     return sum(1 for _ in replay(world, recording, verify=True))
 
 
-def start(world: World, recording: Recording) -> Session:
-    """A session where the recording begins, for the caller to close. Raises `RecordingError` if it does not fit."""
-    _check(world, recording)
-    return _start(world, recording)
-
-
 def _start(world: World, recording: Recording) -> Session:
     session = world.session(recording.seed)
     try:

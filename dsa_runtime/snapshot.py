@@ -96,7 +96,7 @@ def encode(spec: WorldSpec, snapshot: Snapshot) -> bytes:
     state = snapshot.state
     found = [state.action, state.latent, *snapshot.frames]
     if state.shown is not None:
-        found += [state.shown, *state.stream]
+        found += [state.shown, *map(np.asarray, state.stream)]
     if snapshot.text is not None:
         found += [snapshot.text, *snapshot.sources]
     named = _arrays(spec, len(snapshot.frames[0]), bool(state.stream))

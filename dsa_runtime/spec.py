@@ -39,6 +39,7 @@ OPTIONAL_GRAPHS = (
     "decode_first",  # of a decoder with a state
     "condition",  # of a text
     "denoise_op", "commit_op", "write_op",  # the graphs that hold custom operators
+    "denoise_half", "commit_half", "write_half",  # these in float16, for GPUs
 )  # fmt: skip
 
 _WORLD_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")

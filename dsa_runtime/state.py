@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .controller import ControllerState
+from .device_array import Array
 from .prompt import Prompt
 
 
@@ -22,7 +23,7 @@ class SessionState:
     """`float32[action width]`, encoded: what led to the newest frame."""
     latent: np.ndarray
     """`float32[*latent]`: the newest tick before decoding. With `action` it is what a commit needs."""
-    stream: tuple[np.ndarray, ...] = ()
+    stream: tuple[Array, ...] = ()
     """What a streaming decoder remembers after `latent` (`DecoderSpec.state`); empty for others and where it begins."""
     shown: np.ndarray | None = None
     """`uint8[H, W, 3]`, the newest picture, where it cannot be decoded again (`WorldSpec.keeps_picture`)."""

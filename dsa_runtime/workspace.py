@@ -6,6 +6,7 @@ import numpy as np
 
 from .bindings import bind_input, bind_output, run_bound
 from .decoder import Decoder, Stream
+from .device_array import Array, rows
 from .engine import Engine
 from .frame_cache import FrameCache, Window
 from .ort import ort
@@ -75,7 +76,9 @@ class Workspace:
                 if self._cache.pools is not self._pools:
                     self._bind_pools()
                 for index, pool in enumerate(self._pools):
-                    bind_output(self._commit, f"{'value' if index % 2 else 'key'}_{index // 2}", pool[slot : slot + 1])
+                    bind_output(
+                        self._commit, f"{'value' if index % 2 else 'key'}_{index // 2}", rows(pool, slot, slot + 1)
+                    )
                 for kept, source in zip(self._cache.sources, (latent, action), strict=False):
                     kept[slot] = source
                 cost_ns = self._run("commit", self._commit)
@@ -117,7 +120,7 @@ class Workspace:
 
     def _bind_generator(self, graph: str, latent: np.ndarray, level: np.ndarray) -> ort.IOBinding:
         binding = self._graphs[graph].io_binding()
-        named = {
+        named: dict[str, Array] = {
             "latent": latent, "level": level, "action": self.action,
             "slot_table": self.slot_table, "slot_age": self.slot_age,
         }  # fmt: skip

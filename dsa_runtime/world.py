@@ -13,6 +13,7 @@ import numpy as np
 from .arguments import check_count, check_seed, check_threads
 from .calibration import RiskBound
 from .controller import Controller
+from .device import Device
 from .engine import Engine
 from .errors import SessionError
 from .form import Form, choose_form
@@ -38,6 +39,7 @@ def load_world(
     threads: int | None = None,
     form: str = "auto",
     quality: Quality | float | None = None,
+    device: str = "cpu",
 ) -> World:
     """Load and verify a world.
 
@@ -49,14 +51,16 @@ def load_world(
     quality        at most this share of frames further than the world's delta from the full schedule's: sets the
                    default threshold. `Quality` says what is promised, and what gives the promise up; `World.quality`
                    and `dsa info` say what it was measured to be
+    device         `cpu`, `cuda` or `cuda:N`: where graphs run and keys and values lie. CUDA needs onnxruntime-gpu in
+                   the place of onnxruntime
 
-    Raises `WorldError`, naming the file, before anything of a damaged or unsafe package is run, `EngineError` for
-    `form="op"` where it is not possible, and `QualityError` for a quality that the package has no bound for.
+    Raises `WorldError`, naming the file, before anything of a damaged or unsafe package is run, `EngineError` for a
+    form or device that is not possible here, and `QualityError` for a quality that the package has no bound for.
     """
     asked = None if quality is None else Quality.of(quality)
     package = open_package(path_or_name)
     try:
-        return World(package, threads, form, asked)
+        return World(package, threads, form, asked, device)
     except BaseException:
         package.close()
         raise
@@ -66,7 +70,12 @@ class World:
     """A trained world: its spec, its graphs and the pool of cached frames. Constant and thread-safe."""
 
     def __init__(
-        self, package: Package, threads: int | None = None, form: str = "auto", quality: Quality | None = None
+        self,
+        package: Package,
+        threads: int | None = None,
+        form: str = "auto",
+        quality: Quality | None = None,
+        device: str = "cpu",
     ) -> None:
         """For `load_world`. Takes over the package."""
         self._bound = None if quality is None else quality.bound(package.spec)
@@ -80,10 +89,13 @@ class World:
         self._prompts = load_prompts(package.path(PROMPTS_FILE), package.spec) if takes_text else {}
         # A prompt is swapped by committing the window's ticks again, so these are kept where there can be another one.
         kept = (package.spec.latent.shape, (package.spec.action_space.width,)) if takes_text else ()
-        self._cache = FrameCache(package.spec.cache, source_shapes=kept)
+        self._device = Device.of(device)
+        self._choice = choose_form(package.spec, form, self._device)
+        self._cache = FrameCache(
+            package.spec.cache, source_shapes=kept, device=self._device, dtype=self._choice.cache_dtype
+        )
         self._runtimes: dict[int | None, Runtime] = {}
         self._loading = threading.Lock()
-        self._choice = choose_form(package.spec, form)
         self._runtime(self._threads)
 
     def session(
@@ -165,13 +177,18 @@ class World:
 
     @property
     def form(self) -> Form:
-        """In which form the generator runs: `op` or `plain`."""
+        """In which form the generator runs: `op`, `plain` or `half`."""
         return self._choice.form
 
     @property
     def form_reason(self) -> str:
         """Why it is that form, in words."""
         return self._choice.reason
+
+    @property
+    def device(self) -> str:
+        """Where it runs: `cpu`, `cuda` or `cuda:N`."""
+        return str(self._device)
 
     @property
     def quality(self) -> RiskBound | None:
@@ -212,6 +229,6 @@ class World:
         with self._loading:
             if threads not in self._runtimes:
                 self._runtimes[threads] = Runtime(
-                    Engine(self._package, threads, self._choice), self._cache, self._seeds, self._prompts
+                    Engine(self._package, threads, self._choice, self._device), self._cache, self._seeds, self._prompts
                 )
             return self._runtimes[threads]

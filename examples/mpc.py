@@ -224,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     task, config = TASKS[options.task], PlannerConfig(plans=options.plans, rounds=options.rounds)
     print(f"{task.unit}, mean over the second half of {options.ticks} ticks\n\nseed  planned  random")
     ends = []
-    with load_world(options.world or task.world) as world, world.session(batched=True) as session:
+    with load_world(options.world or task.world) as world, world.session(batched=world.batchable) as session:
         for seed in range(options.seeds):
             both = [play(session, task, seed, options.ticks, config, planned) for planned in (True, False)]
             ends.append([float(np.mean(one[options.ticks // 2 :])) for one in both])

@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from ..errors import PromptError
+
 if TYPE_CHECKING:
+    from ..spec import WorldSpec
     from ..world import World
 
 
@@ -44,6 +47,21 @@ def add_play(parser: argparse.ArgumentParser, ticks: int) -> None:
         metavar="F",
         help="op (compiled attention) or plain (standard operators); auto takes op where it can (default: %(default)s)",
     )
+
+
+def add_prompt(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--prompt", metavar="NAME", help="text to begin with, one of `dsa info WORLD` (default: the world's first)"
+    )
+
+
+def check_prompt(spec: WorldSpec, name: str | None) -> None:
+    """Raise `PromptError` for a name that is none of the world's prompts; None is the first."""
+    if name is None or name in spec.text.prompts:
+        return
+    if not spec.text.prompts:
+        raise PromptError(f"--prompt: the world {spec.name!r} takes no text; leave it out")
+    raise PromptError(f"--prompt: expected one of {', '.join(map(repr, spec.text.prompts))}; got {name!r}")
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from ..atomic import whole_file
 from .arguments import add_json, add_play, add_world, quality_document, quality_text
 from .result import Result
 
@@ -79,6 +80,7 @@ def play_world(
     progress: tqdm[Any] | None = None,
 ) -> Play:
     """Play `ticks` ticks with the scripted player, as fast as they come, and `record` them to a file if asked."""
+    from ..report.film import newest_picture
     from ..report.play import Play
     from .player import ScriptedPlayer
 
@@ -89,7 +91,7 @@ def play_world(
         started = time.perf_counter()
         for action in actions:
             tick = session.step(action, budget_ms)
-            played.append(tick)
+            played.append(newest_picture(tick))
             if progress is not None:  # between the ticks, in this thread: drawing it disturbs no measurement
                 total_ms = tick.latency_ms["total"]
                 status = f"{tick.steps} steps, confidence {tick.confidence:.2f}, {total_ms:4.1f} ms"
@@ -148,9 +150,8 @@ def _circumstances() -> dict[str, Any]:
 
 
 def _write_json(path: Path, document: dict[str, Any]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _progress(total: int, description: str) -> tqdm[Any]:

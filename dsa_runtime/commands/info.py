@@ -113,7 +113,12 @@ def describe_world(path_or_name: str) -> dict[str, Any]:
         "licence": spec.licence,
         "path": source,
         "bytes": sum(entry.bytes for entry in spec.files.values()),
-        "frame": {"height": spec.frame.height, "width": spec.frame.width, "fps": spec.frame.fps},
+        "frame": {
+            "height": spec.frame.height,
+            "width": spec.frame.width,
+            "fps": spec.frame.fps,
+            "frames_per_tick": spec.frame.frames_per_tick,
+        },
         "actions": {"type": space["type"], "names": list(space["names"])},
         "steps": spec.schedule.steps,
         "window": spec.cache.window,
@@ -125,6 +130,8 @@ def describe_world(path_or_name: str) -> dict[str, Any]:
         "delta_unit": spec.calibration.delta_unit,
         "bounds": [encode(bound) for bound in spec.calibration.bounds],
         "native_budget_ms": spec.frame.period_ms,
+        "prompts": list(spec.text.prompts),
+        "batchable": not (spec.decoder.state or spec.text.width),
     }
 
 
@@ -173,16 +180,25 @@ def world_text(world: dict[str, Any]) -> str:
             ("description", world["description"]),
             ("licence", world["licence"]),
             ("frame", f"{frame['width']} x {frame['height']} at {frame['fps']:g} frames/s"),
+            *_tick_text(world),
             ("actions", f"{actions['type']}: {', '.join(actions['names'])}"),
             ("denoising", f"1 to {world['steps']} steps, threshold {world['default_threshold']:.2f} by default"),
             ("confidence", _confidence_text(world)),
             *(("quality" if i == 0 else "", text) for i, text in enumerate(_bounds_text(world))),
-            ("memory", f"{world['window']} frames"),
+            ("memory", f"{world['window']} {'frames' if frame['frames_per_tick'] == 1 else 'ticks'}"),
+            *(("prompts" if i == 0 else "", prompt) for i, prompt in enumerate(world["prompts"])),
+            *([] if world["batchable"] else [("sessions", "each on its own; they cannot be batched")]),
             ("form", f"{world['form']}: {world['form_reason']}"),
             ("package", f"{world['path']}, {world['bytes'] / 1e6:.1f} MB"),
         ]
     )
     return f"{world['name']} {world['version']}\n" + "\n".join(f"  {line}" for line in facts.splitlines())
+
+
+def _tick_text(world: dict[str, Any]) -> list[tuple[str, str]]:
+    """Of a world whose tick is not simply a picture."""
+    pictures = world["frame"]["frames_per_tick"]
+    return [] if pictures == 1 else [("tick", f"{pictures} pictures, every {world['native_budget_ms']:g} ms")]
 
 
 def _confidence_text(world: dict[str, Any]) -> str:

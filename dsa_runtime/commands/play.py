@@ -20,7 +20,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BudgetError, ServingError
-from .arguments import add_json, add_positional_world, positive
+from .arguments import add_json, add_positional_world, add_prompt, check_prompt, positive
 from .machine import describe_machine
 from .result import Result
 
@@ -58,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ALPHA",
         help="share of frames that may lie further than the world's delta from the full schedule's, to begin with",
     )
+    add_prompt(parser)
     parser.add_argument("--threads", type=int, metavar="N", help="threads per graph (default: one per usable core)")
     parser.add_argument(
         "--tabs", type=positive, default=4, metavar="N", help="browser tabs at a time (default: %(default)s)"
@@ -106,11 +107,12 @@ def _playing(options: argparse.Namespace, stack: ExitStack) -> tuple[dict[str, A
         raise BudgetError(f"--budget-ms: {problem}, got {budget_ms:g}")
     world = stack.enter_context(load_world(options.world, threads=options.threads, quality=options.quality))
     spec = world.spec
+    check_prompt(spec, options.prompt)
     settings = Settings(0, budget_ms or spec.frame.period_ms, spec.calibration.default_threshold, 0)
     machine = describe_machine()
     return (
         play_hello(world, f"{machine['cpu']}, {machine['cores']} cores"),
-        lambda inbox, out: Player(world, settings, seed, lambda: inbox.held, out),
+        lambda inbox, out: Player(world, settings, seed, lambda: inbox.held, out, options.prompt),
     )
 
 

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from .arguments import add_json, add_play, add_positional_world, quality_document, quality_text
+from .arguments import (
+    add_json,
+    add_play,
+    add_positional_world,
+    add_prompt,
+    check_prompt,
+    quality_document,
+    quality_text,
+)
 from .policies import NAMES, actions_of, rows_of_script
 from .result import Result
 
@@ -39,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="POLICY",
         help=f"who plays: {', '.join(NAMES)} FILE.csv with a row of actions per tick (default: demo)",
     )
+    add_prompt(parser)
     add_json(parser)
 
 
@@ -50,10 +59,12 @@ def run(options: argparse.Namespace) -> Result:
         ticks = rows_of_script(Path(policy[1]))
     options.out.parent.mkdir(parents=True, exist_ok=True)  # before the work: what cannot be made should fail now
     with load_world(options.world, threads=options.threads, form=options.form, quality=options.quality) as world:
+        check_prompt(world.spec, options.prompt)
         actions = actions_of(policy, world.spec.action_space, ticks, options.seed)
         started = time.perf_counter()
         with progress(ticks, "playing") as bar:
-            recording = record(world, actions, options.seed, options.budget_ms, options.threshold, bar)
+            played = (options.seed, options.budget_ms, options.threshold, options.prompt)
+            recording = record(world, actions, *played, bar)
         wall_s = time.perf_counter() - started
         recording.save(options.out)
         document = _document(recording, wall_s) | {"quality": quality_document(world, options.threshold)}
@@ -62,10 +73,16 @@ def run(options: argparse.Namespace) -> Result:
 
 
 def record(
-    world: World, actions: list[Any], seed: int, budget_ms: float | None, threshold: float | None, bar: tqdm[Any]
+    world: World,
+    actions: list[Any],
+    seed: int,
+    budget_ms: float | None,
+    threshold: float | None,
+    prompt: str | None,
+    bar: tqdm[Any],
 ) -> Recording:
     """Play these actions as fast as they come."""
-    with world.session(seed, threshold=threshold, record=True) as session:
+    with world.session(seed, threshold=threshold, record=True, prompt=prompt) as session:
         for action in actions:
             session.step(action, budget_ms)
             bar.update()
@@ -91,6 +108,7 @@ def _document(recording: Recording, wall_s: float) -> dict[str, Any]:
         "steps": {"total": steps, "mean": steps / len(decisions)},
         "status": dict(sorted(statuses.items())),
         "wall_s": wall_s,
+        **({"prompt": recording.prompts[0].prompt} if recording.prompts else {}),
     }
 
 
@@ -102,6 +120,8 @@ def _text(document: dict[str, Any]) -> str:
         f"{ticks} ticks, {steps['mean']:.2f} steps per tick, {statuses}",
         f"recording: {document['file']}",
     ]
+    if "prompt" in document:
+        lines.insert(1, f"prompt: {document['prompt']}")
     if document["quality"] is not None:
-        lines.insert(2, f"quality: {quality_text(document['quality'])}")
+        lines.insert(-1, f"quality: {quality_text(document['quality'])}")
     return "\n".join(lines)

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> Result:
     from ..recording import Recording
     from ..replay import replay
-    from ..report.film import MOST_FRAMES
+    from ..report.film import MOST_FRAMES, newest_picture
     from ..world import load_world
 
     recording = Recording.load(options.file)
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> Result:
         for tick in replay(world, recording, verify=options.verify):
             steps += tick.steps
             if options.film and len(shown) < MOST_FRAMES:
-                shown.append(tick)
+                shown.append(newest_picture(tick))
         wall_s = time.perf_counter() - started
         if options.film:
             _write_film(world, recording, shown, wall_s, options.film)

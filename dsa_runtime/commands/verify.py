@@ -29,10 +29,11 @@ def run(options: argparse.Namespace) -> Result:
 
     with load_world(options.path, form="plain") as world:
         spec = world.spec
+        length = f"{spec.cache.window} frames" if spec.begins_full else f"at most {spec.cache.window} ticks"
         size_mb = sum(entry.bytes for entry in spec.files.values()) / 1e6
         checks = {
             "files": f"{len(spec.files)} files, {size_mb:.1f} MB, sizes and SHA-256 as listed",
-            "start contexts": f"{world.contexts} contexts of {spec.cache.window} frames",
+            "start contexts": f"{world.contexts} contexts of {length}",
             "plain form": _smoke(world),
         }
     choice = choose_form(spec)
@@ -68,7 +69,7 @@ def _smoke(world: World) -> str:
                 session.reset(seed)
                 runs.append([session.step(player.action(k), math.inf, steps=k) for k in schedule])
             for first, second in zip(*runs, strict=True):
-                if not np.array_equal(first.pixels, second.pixels) or first.confidence != second.confidence:
+                if not np.array_equal(first.frames, second.frames) or first.confidence != second.confidence:
                     raise EngineError(f"seed {seed}, tick {first.tick}: played twice, two different frames")
                 if not 0 <= first.confidence <= 1:
                     raise EngineError(f"seed {seed}, tick {first.tick}: confidence {first.confidence}")

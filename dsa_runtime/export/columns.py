@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..actions import ActionSpace, Box, Discrete
-from ..spec import WorldSpec
+from ..spec import FrameSpec, WorldSpec
 from .redraw import Redrawn
 
 Kind = Literal["int", "float", "text", "bool"]
@@ -43,7 +43,7 @@ def columns(spec: WorldSpec) -> list[Column]:
     numbers = range(1, spec.schedule.steps + 1)
     return [
         Column("tick", "int", "", "index of the tick since reset, from 0"),
-        Column("time_s", "float", "s", "tick divided by the world's own frames per second"),
+        Column("time_s", "float", "s", "when it begins: tick divided by the world's own ticks per second"),
         *action_columns(spec.action_space),
         Column("steps", "int", "", "denoising steps taken"),
         *(Column(f"confidence_{k}", "float", "", f"after step {k}, as drawn now; empty if not taken") for k in numbers),
@@ -65,12 +65,17 @@ def columns(spec: WorldSpec) -> list[Column]:
     ]
 
 
+def time_s(frame: FrameSpec, tick: int, picture: int = 0) -> float:
+    """When a picture of a tick is due, in the world's own time."""
+    return (tick * frame.frames_per_tick + picture) / frame.fps
+
+
 def row(spec: WorldSpec, redrawn: Redrawn) -> dict[str, Value]:
     """The values of one tick by column name; None where nothing is known or nothing was measured."""
     tick, decision = redrawn.tick, redrawn.decision
     values: dict[str, Value] = {
         "tick": tick.tick,
-        "time_s": tick.tick / spec.frame.fps,
+        "time_s": time_s(spec.frame, tick.tick),
         **_action(spec.action_space, decision.action),
         "steps": tick.steps,
         "confidence": tick.confidence,

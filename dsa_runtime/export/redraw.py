@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,13 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..recording import Decision, Played, Recording, digest
-from ..replay import start
+from ..replay import replay
 from ..tick import LatencyMs, Tick
 
 if TYPE_CHECKING:
     from ..world import World
 
 _NO_PIXELS = np.empty((0, 0, 3), np.uint8)
+_NO_FRAMES = np.empty((0, 0, 0, 3), np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,19 +25,17 @@ class Redrawn:
     """One tick of a recording, drawn again."""
 
     tick: Tick
-    """As it was played, as far as the recording says. Otherwise, and its pixels and confidences always, as it was drawn
-    now."""
+    """As it was played, as far as the recording says. Otherwise, and its pictures and confidences always, as it was
+    drawn now."""
     decision: Decision
     same: bool
-    """Whether the picture is the recorded one, bit for bit."""
+    """Whether its pictures are the recorded ones, bit for bit."""
 
 
 def redraw(world: World, recording: Recording) -> Iterator[Redrawn]:
     """Draw a recording again, one tick at a time. Raises `RecordingError` if it does not fit the world."""
-    with start(world, recording) as session:
-        for decision in recording.decisions:
-            drawn = session.step(decision.action, math.inf, steps=decision.steps)
-            yield Redrawn(as_played(decision, drawn), decision, digest(drawn.pixels) == decision.digest)
+    for drawn, decision in zip(replay(world, recording), recording.decisions, strict=True):
+        yield Redrawn(as_played(decision, drawn), decision, digest(drawn.frames) == decision.digest)
 
 
 def as_played(decision: Decision, drawn: Tick) -> Tick:
@@ -46,11 +44,11 @@ def as_played(decision: Decision, drawn: Tick) -> Tick:
     if played is None:
         return dataclasses.replace(drawn, threshold=decision.threshold)
     described = _described(drawn.tick, decision, played)
-    return dataclasses.replace(described, pixels=drawn.pixels, confidences=drawn.confidences)
+    return dataclasses.replace(described, pixels=drawn.pixels, frames=drawn.frames, confidences=drawn.confidences)
 
 
 def without_pictures(recording: Recording) -> list[Tick] | None:
-    """Its ticks with empty `pixels`, without drawing any; None where the recording lacks measurements of a tick."""
+    """Its ticks without their pictures, without drawing any; None where the recording lacks measurements of a tick."""
     ticks = []
     for index, decision in enumerate(recording.decisions, recording.first_tick):
         if decision.played is None:
@@ -60,13 +58,14 @@ def without_pictures(recording: Recording) -> list[Tick] | None:
 
 
 def without_picture(tick: Tick) -> Tick:
-    """The tick with empty `pixels`, to be kept in numbers."""
-    return dataclasses.replace(tick, pixels=_NO_PIXELS)
+    """The tick with empty `pixels` and `frames`, to be kept in numbers."""
+    return dataclasses.replace(tick, pixels=_NO_PIXELS, frames=_NO_FRAMES)
 
 
 def _described(index: int, decision: Decision, played: Played) -> Tick:
     return Tick(
         pixels=_NO_PIXELS,
+        frames=_NO_FRAMES,
         tick=index,
         frame_tick=index,
         steps=decision.steps,

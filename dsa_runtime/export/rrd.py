@@ -13,20 +13,21 @@ import numpy as np
 from PIL import Image
 
 from ..recording import Recording
-from ..spec import WorldSpec
-from .columns import ACTION, Value, columns, row
+from ..spec import FrameSpec, WorldSpec
+from .columns import ACTION, Value, columns, row, time_s
 from .redraw import Redrawn
 
 if TYPE_CHECKING:
     import rerun
 
 _APPLICATION = "dsa_runtime"
-_TICKS_TOGETHER = 64  # in one chunk per path: a chunk of its own for each value would be mostly overhead
+_TOGETHER = 64  # pictures in one chunk per path: a chunk of its own for each value would be mostly overhead
 _SKIPPED = ("tick", "time_s", "digest")  # the first two are the timelines
 
 
 def write_rrd(path: Path, spec: WorldSpec, recording: Recording, ticks: Iterable[Redrawn]) -> None:
-    """Write the ticks as they come: `frame` (PNG), and every column of the table at a path of its own.
+    """Write the ticks as they come: `frame` (PNG), all pictures, each at its own time and all those of a tick at that
+    tick, and every column of the table at a path of its own.
 
     Actions are under `action/`, milliseconds under `latency/`, all else under `decision/`; what is text
     (`status`, `stopped_by`, the action's name) is a text log.
@@ -38,32 +39,36 @@ def write_rrd(path: Path, spec: WorldSpec, recording: Recording, ticks: Iterable
         log.save(path)
         log.send_recording_name(f"{recording.world} {recording.version}, seed {recording.seed}")
         remaining = iter(ticks)
-        while some := list(itertools.islice(remaining, _TICKS_TOGETHER)):
+        pictures_a_tick = spec.frame.frames_per_tick
+        while some := list(itertools.islice(remaining, max(_TOGETHER // pictures_a_tick, 1))):
             known: dict[str, list[tuple[int, Value]]] = defaultdict(list)
             for redrawn in some:
                 for name, value in row(spec, redrawn).items():
                     if value is not None and name not in _SKIPPED:
                         known[paths[name]].append((redrawn.tick.tick, value))
-            frames = rerun.EncodedImage.columns(
-                blob=[_png(redrawn.tick.pixels) for redrawn in some], media_type=["image/png"] * len(some)
-            )
-            _send(log, "frame", [redrawn.tick.tick for redrawn in some], spec.frame.fps, frames)
+            pngs = [_png(picture) for redrawn in some for picture in redrawn.tick.frames]
+            frames = rerun.EncodedImage.columns(blob=pngs, media_type=["image/png"] * len(pngs))
+            places = [(redrawn.tick.tick, picture) for redrawn in some for picture in range(pictures_a_tick)]
+            _send(log, "frame", spec.frame, places, frames)
             for where, values in known.items():
                 if isinstance(values[0][1], str):
                     content = rerun.TextLog.columns(text=[str(value) for _, value in values])
                 else:
                     content = rerun.Scalars.columns(scalars=[float(value or 0) for _, value in values])
-                _send(log, where, [tick for tick, _ in values], spec.frame.fps, content)
+                _send(log, where, spec.frame, [(tick, 0) for tick, _ in values], content)
         log.flush()
         log.disconnect()
 
 
-def _send(log: rerun.RecordingStream, path: str, ticks: Sequence[int], fps: float, content: Any) -> None:
+def _send(
+    log: rerun.RecordingStream, path: str, frame: FrameSpec, places: Sequence[tuple[int, int]], content: Any
+) -> None:
+    """`places` are pairs of a tick and the picture in it."""
     import rerun
 
     timelines = [
-        rerun.TimeColumn("tick", sequence=ticks),
-        rerun.TimeColumn("time", duration=[tick / fps for tick in ticks]),
+        rerun.TimeColumn("tick", sequence=[tick for tick, _ in places]),
+        rerun.TimeColumn("time", duration=[time_s(frame, *place) for place in places]),
     ]
     log.send_columns(path, timelines, content)
 

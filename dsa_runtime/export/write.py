@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,19 +13,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..atomic import whole_file
 from ..errors import DsaError, RecordingError
 from ..recording import Recording
 from ..tick import Tick
-from .atomic import whole_file
 from .redraw import Redrawn, redraw, without_picture, without_pictures
 
 if TYPE_CHECKING:
+    from ..report.play import Play
     from ..world import World
 
 SUFFIXES = (".mp4", ".gif", ".csv", ".parquet", ".rrd")
 _NEEDS = {".mp4": ("av", "export"), ".parquet": ("pyarrow", "export"), ".rrd": ("rerun", "rerun")}
 _FILMS = (".mp4", ".gif")
-_SAMPLES = 64  # pictures that a GIF's palette is found from
+_LARGEST = 4096
+"""Pixels on a side of a film: what H.264 decoders and GIF viewers can be expected to take."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Exported:
 
     ticks: int
     same_frames: int
-    """How many of the frames drawn for it were the recorded ones, bit for bit."""
+    """How many of the ticks drawn for it have the recorded pictures, bit for bit."""
     size: tuple[int, int] | None
     """Width and height of a film in pixels."""
 
@@ -48,6 +51,8 @@ def export(
     progress: Callable[[], object] = lambda: None,
 ) -> Exported:
     """Write a recording to `path`: a film, a table or a Rerun log, by suffix (`SUFFIXES`).
+
+    Films and logs hold all pictures, `spec.frame.fps` of them a second of the world; tables a row per tick.
 
     plain      films without steps, confidence and latency under the picture
     scale      film pixels per pixel of the world, 1 or more; None for a picture about 384 pixels high
@@ -119,42 +124,56 @@ def _write_ticks(world: World, recording: Recording, target: Path, suffix: str, 
 def _write_film(
     world: World, recording: Recording, target: Path, suffix: str, plain: bool, scale: int | None, counter: _Counter
 ) -> tuple[int, int]:
-    from .gif import GifPalette, write_gif
+    from ..report.gif import GifPalette, write_gif
+    from ..report.pictures import Pictures
     from .mp4 import write_mp4
-    from .pictures import Pictures
 
-    spec = world.spec
+    frame = world.spec.frame
     ticks = without_pictures(recording)
     samples: dict[int, np.ndarray] = {}
     if suffix == ".gif" or (ticks is None and not plain):
         ticks, samples = _survey(world, recording, ticks)
-    pictures = Pictures(spec, recording, () if plain else (ticks or ()), scale)
+    pictures = Pictures(frame, None if plain or ticks is None else _play(world, recording, ticks), scale)
+    if max(pictures.size) > _LARGEST:
+        width, height = pictures.size
+        raise DsaError(f"scale: {width} x {height} pixels are too many for a film; choose a smaller --scale")
     drawn = counter.watch(redraw(world, recording))
+    frames = ((index, pixels) for index, redrawn in enumerate(drawn) for pixels in redrawn.tick.frames)
     with whole_file(target) as partial_file:
         if suffix == ".mp4":
-            frames = (pictures.draw(index, redrawn.tick.pixels) for index, redrawn in enumerate(drawn))
-            write_mp4(partial_file, pictures.size, spec.frame.fps, frames)
+            write_mp4(partial_file, pictures.size, frame.fps, (pictures.draw(*each) for each in frames))
         else:
-            strips = [strip for index in samples if (strip := pictures.strip(index)) is not None]
+            shown = dict.fromkeys(place // frame.frames_per_tick for place in samples)
+            strips = [strip for index in shown if (strip := pictures.strip(index)) is not None]
             palette = GifPalette(list(samples.values()), strips)
-            pixels = (redrawn.tick.pixels for redrawn in drawn)
-            period_ms = spec.frame.period_ms
-            write_gif(partial_file, pictures, palette, period_ms, len(recording.decisions), pixels)
+            count = len(recording.decisions) * frame.frames_per_tick
+            write_gif(partial_file, pictures, palette, 1000.0 / frame.fps, count, frames)
     return pictures.size
+
+
+def _play(world: World, recording: Recording, ticks: Sequence[Tick]) -> Play:
+    from ..commands.player import describe
+    from ..report.play import Play
+
+    words = tuple(describe(world.spec.action_space, entry.action) for entry in recording.decisions)
+    return Play(world.spec, recording.seed, math.inf, words, tuple(ticks), math.nan, None)
 
 
 def _survey(
     world: World, recording: Recording, known: Sequence[Tick] | None
 ) -> tuple[list[Tick], dict[int, np.ndarray]]:
     """Draw the recording once without writing: its ticks without pictures, and some of the pictures by their place."""
-    count = len(recording.decisions)
-    wanted = {round(place) for place in np.linspace(0, count - 1, min(count, _SAMPLES))}
+    from ..report.gif import SAMPLES, spread
+
+    pictures = world.spec.frame.frames_per_tick
+    wanted = set(spread(len(recording.decisions) * pictures))
     if known is not None:
         late = [index for index, tick in enumerate(known) if tick.status != "ok"]
-        wanted |= set(late[:_SAMPLES])  # their read-outs have colours of their own
+        wanted |= {index * pictures for index in late[:SAMPLES]}  # their read-outs have colours of their own
     ticks, samples = [], {}
     for index, redrawn in enumerate(redraw(world, recording)):
         ticks.append(without_picture(redrawn.tick))
-        if index in wanted:
-            samples[index] = redrawn.tick.pixels
+        for place, pixels in enumerate(redrawn.tick.frames, index * pictures):
+            if place in wanted:
+                samples[place] = pixels.copy()  # or it would keep the tick's others
     return ticks, samples

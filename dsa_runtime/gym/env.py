@@ -16,7 +16,8 @@ from .reward import Reward, no_reward
 
 
 class WorldEnv(gymnasium.Env[np.ndarray, Any]):
-    """One session. An observation is a frame, `uint8[H, W, 3]`; episodes do not end by themselves, `make` cuts them.
+    """One session. An observation is a frame, `uint8[H, W, 3]`, or all F pictures of a tick, `uint8[F, H, W, 3]`, in
+    worlds that draw several; episodes do not end by themselves, `make` cuts them.
 
     The same seed and actions give the same frames, unless a budget brings the clock in. `info` has what was decided:
     `steps`, `confidence`, `threshold`, `stopped_by`, `status`; with a budget also `slack_ms` and `total_ms`.
@@ -33,6 +34,7 @@ class WorldEnv(gymnasium.Env[np.ndarray, Any]):
         threshold: float | None = None,
         steps: int | None = None,
         threads: int | None = None,
+        prompt: str | np.ndarray | None = None,
         render_mode: str | None = None,
     ) -> None:
         """
@@ -43,6 +45,7 @@ class WorldEnv(gymnasium.Env[np.ndarray, Any]):
         threshold     confidence that is enough; None for the world's
         steps         exactly this many denoising steps per frame; None for the world's choice
         threads       threads per graph of a world that is loaded here
+        prompt        text of a world that takes one, as in `World.session`; None for its first
 
         Raises as `load_world` and `World.session`.
         """
@@ -51,7 +54,7 @@ class WorldEnv(gymnasium.Env[np.ndarray, Any]):
         try:
             config = EpisodeConfig(budget_ms, threshold, steps)
             config.check(self.world.spec.schedule.steps)
-            self._episode = Episode(self.world, self.world.session(threshold=threshold), config)
+            self._episode = Episode(self.world, self.world.session(threshold=threshold, prompt=prompt), config)
         except BaseException:
             if self._own:
                 self.world.close()
@@ -59,7 +62,7 @@ class WorldEnv(gymnasium.Env[np.ndarray, Any]):
         spec = self.world.spec
         self.observation_space = spaces.observation_space(spec.frame)
         self.action_space = spaces.action_space(spec.action_space)
-        self.metadata = {**self.metadata, "render_fps": spec.frame.fps}
+        self.metadata = {**self.metadata, "render_fps": spec.frame.fps / spec.frame.frames_per_tick}
         self.render_mode = render_mode
         self._reward = reward
 
@@ -80,12 +83,12 @@ class WorldEnv(gymnasium.Env[np.ndarray, Any]):
         """One tick. Raises as `Session.step`, and is then as before."""
         before, tick = self._episode.frame, self._episode.step(action)
         info = self._episode.arrive(tick)
-        reward = float(self._reward(before, action, tick.pixels, info))
-        return tick.pixels.copy(), reward, False, False, info
+        reward = float(self._reward(before, action, self._episode.frame, info))
+        return self._episode.frame.copy(), reward, False, False, info
 
     def render(self) -> np.ndarray | None:
         """The newest picture in mode `rgb_array`, else None."""
-        return self._episode.frame.copy() if self.render_mode == "rgb_array" else None
+        return self._episode.picture.copy() if self.render_mode == "rgb_array" else None
 
     def close(self) -> None:
         """End the session, and the world if it was loaded here. Idempotent."""

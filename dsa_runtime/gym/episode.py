@@ -39,14 +39,21 @@ class EpisodeConfig:
 
 
 class Episode:
-    """A session, and the picture it is at."""
+    """A session, and the observation it is at: a picture, or all those of a tick where it has several."""
 
     def __init__(self, world: World, session: Session, config: EpisodeConfig) -> None:
         """Takes over the session."""
         self.session, self._contexts, self._config = session, world.contexts, config
-        self.frame = np.zeros((world.spec.frame.height, world.spec.frame.width, 3), np.uint8)
-        """The newest picture, for reading."""
+        frame = world.spec.frame
+        self._pictures = frame.frames_per_tick
+        self.frame = np.zeros(frame.shape if self._pictures == 1 else frame.tick_shape, np.uint8)
+        """The newest observation, for reading. After a reset it is one picture throughout."""
         self._begun = False
+
+    @property
+    def picture(self) -> np.ndarray:
+        """The newest one, `uint8[H, W, 3]`, for reading."""
+        return self.frame if self._pictures == 1 else self.frame[-1]
 
     def check(self, seed: int | None, options: dict[str, Any] | None) -> None:
         """Raise `SessionError` for what `reset` would refuse."""
@@ -64,7 +71,8 @@ class Episode:
         seed = int(rng.integers(_MOST_SEED)) if seed is None else check_count("seed", seed, 0, _MOST_SEED)
         if context is not None:
             seed = seed // self._contexts * self._contexts + context
-        self.frame = self.session.reset(seed)
+        picture = self.session.reset(seed)
+        self.frame = picture if self._pictures == 1 else np.repeat(picture[np.newaxis], self._pictures, axis=0)
         self._begun = True
         return {"seed": seed, "context": seed % self._contexts}
 
@@ -83,7 +91,7 @@ class Episode:
 
     def arrive(self, tick: Tick) -> dict[str, Any]:
         """Go on from this tick's frame; returns the `info`."""
-        self.frame = tick.pixels
+        self.frame = tick.pixels if self._pictures == 1 else tick.frames
         info: dict[str, Any] = {
             "tick": tick.tick,
             "steps": tick.steps,

@@ -12,8 +12,8 @@ from ..spec import FrameSpec
 
 
 def observation_space(frame: FrameSpec) -> spaces.Box:
-    """`uint8[height, width, 3]`."""
-    return spaces.Box(0, 255, (frame.height, frame.width, frame.channels), np.uint8)
+    """`uint8[height, width, 3]`, or `uint8[F, height, width, 3]` where a tick has F pictures."""
+    return spaces.Box(0, 255, frame.shape if frame.frames_per_tick == 1 else frame.tick_shape, np.uint8)
 
 
 def action_space(space: ActionSpace) -> spaces.Space[Any]:

@@ -23,7 +23,8 @@ from .reward import Reward, no_reward
 
 
 class WorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
-    """`num_envs` batched sessions. Sub-environment i draws the frames of a `WorldEnv` with its seed.
+    """`num_envs` sessions, batched where the world can be. Sub-environment i draws the frames of a `WorldEnv` with its
+    seed.
 
     Autoreset is `NEXT_STEP`: the step after a truncation ignores that sub-environment's action, resets it, and returns
     its first observation with reward 0.
@@ -45,6 +46,7 @@ class WorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         threshold: float | None = None,
         steps: int | None = None,
         threads: int | None = None,
+        prompt: str | np.ndarray | None = None,
         render_mode: str | None = None,
     ) -> None:
         """As `WorldEnv`; `max_episode_steps` cuts episodes, None never does."""
@@ -62,7 +64,9 @@ class WorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
             config.check(self.world.spec.schedule.steps)
             for _ in range(num_envs):
                 # One tick of history, so that a step that fails in one session can be undone in the others.
-                session = self.world.session(threshold=threshold, batched=True, history=1)
+                session = self.world.session(
+                    threshold=threshold, batched=self.world.batchable, history=1, prompt=prompt
+                )
                 self._episodes.append(Episode(self.world, session, config))
         except BaseException:
             self.close_extras()
@@ -72,7 +76,7 @@ class WorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         self.single_action_space = spaces.action_space(spec.action_space)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self.metadata = {**self.metadata, "render_fps": spec.frame.fps}
+        self.metadata = {**self.metadata, "render_fps": spec.frame.fps / spec.frame.frames_per_tick}
         self._rngs = [seeding.np_random()[0] for _ in range(num_envs)]
         self._elapsed = np.zeros(num_envs, np.int64)
         self._truncated = np.zeros(num_envs, np.bool_)
@@ -129,7 +133,7 @@ class WorldVectorEnv(VectorEnv[np.ndarray, Any, np.ndarray]):
         """The newest pictures in mode `rgb_array`, else None."""
         if self.render_mode != "rgb_array":
             return None
-        return tuple(episode.frame.copy() for episode in self._episodes)
+        return tuple(episode.picture.copy() for episode in self._episodes)
 
     def close_extras(self, **_: Any) -> None:
         """End the sessions, and the world if it was loaded here."""

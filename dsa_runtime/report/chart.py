@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from ..atomic import whole_file
 from .canvas import Canvas, Panel, ticks_of_axis
 from .palette import ALARM, CONFIDENCE, LATENCY, MUTED, TEXT, TRACK, Colour, mix, step_colour
 from .play import STAGES, Play
@@ -25,9 +25,8 @@ _STAGE_NAMES = {"wait": "wait for commit", "denoise": "denoise", "decode": "deco
 
 def write_chart(play: Play, path: Path) -> None:
     """Write the chart as PNG, 1600 x 1000."""
-    partial = path.with_name(path.name + ".partial")
-    draw_chart(play).save(partial, "PNG")
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        draw_chart(play).save(partial, "PNG")
 
 
 def draw_chart(play: Play) -> Image.Image:

@@ -100,6 +100,15 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class Prompt:
+    """Another text for a lane, from the next tick on."""
+
+    lane: int
+    prompt: str
+    """The name of one of the world's prompts."""
+
+
+@dataclass(frozen=True)
 class Save:
     """Send the recording of a lane."""
 
@@ -128,10 +137,26 @@ class Seen:
     """A message with pictures has arrived."""
 
 
-Command = Hold | Play | Pause | StepOnce | Rewind | Fork | Keep | Reset | Settings | Save | Watch | Here | Away | Seen
+Command = (
+    Hold
+    | Play
+    | Pause
+    | StepOnce
+    | Rewind
+    | Fork
+    | Keep
+    | Reset
+    | Settings
+    | Prompt
+    | Save
+    | Watch
+    | Here
+    | Away
+    | Seen
+)
 COMMANDS: Mapping[str, type[Command]] = {
     "hold": Hold, "play": Play, "pause": Pause, "step": StepOnce, "rewind": Rewind, "fork": Fork, "keep": Keep, "reset":
-    Reset, "set": Settings, "save": Save, "watch": Watch, "here": Here, "away": Away, "seen": Seen,
+    Reset, "set": Settings, "prompt": Prompt, "save": Save, "watch": Watch, "here": Here, "away": Away, "seen": Seen,
 }  # fmt: skip
 
 

@@ -25,6 +25,7 @@ def play_hello(world: World, machine: str) -> dict[str, Any]:
         "machine": f"{machine}, {world.form} form",
         "history": history_of(spec),
         "controls": Controls.of(spec.action_space).describe(),
+        **({"prompts": list(spec.text.prompts)} if spec.text.prompts else {}),
         "stops": [strict_json.encode(stop) for stop in stops_of(spec)],
         "budget": {"least": max(1.0, LEAST_BUDGET_MS), "most": round(_PERIODS * spec.frame.period_ms)},
     }
@@ -45,7 +46,7 @@ def describe_world(spec: WorldSpec) -> dict[str, Any]:
         "height": frame.height,
         "width": frame.width,
         "aspect": list(frame.display_aspect),
-        "fps": 1000 / frame.period_ms,
+        "fps": frame.fps,
         "period_ms": frame.period_ms,
         "steps": spec.schedule.steps,
     }

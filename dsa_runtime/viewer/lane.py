@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,12 @@ class Lane:
     def seed(self) -> int:
         return self._session.seed
 
+    @property
+    def prompt(self) -> str | None:
+        """Name of the text it is conditioned on; None in worlds that take none."""
+        prompt = self._session.prompt
+        return prompt if isinstance(prompt, str) else None
+
     def configure(self, settings: Settings) -> None:
         """From the next tick on. Raises `BudgetError`; nothing has changed then."""
         if settings.steps:
@@ -60,6 +67,12 @@ class Lane:
         if settings.threshold != self._session.controller.threshold:
             self._session.controller = dataclasses.replace(self._session.controller, threshold=settings.threshold)
         self.settings = settings
+
+    def say(self, prompt: str) -> None:
+        """Go on with another text, by its name. What was made before cannot be gone back to. Raises `PromptError`;
+        nothing has changed then."""
+        self._session.set_prompt(prompt)
+        self._undoable = 0
 
     def step(self, action: Any) -> Tick:
         """Advance by one tick, as the settings say."""
@@ -103,6 +116,7 @@ class Lane:
 def history_of(spec: WorldSpec) -> int:
     """Ticks to keep for going back: some seconds of play, unless that would take too much memory."""
     cache = spec.cache
-    slot_bytes = 2 * cache.layers * int(np.prod(cache.slot_shape)) * np.dtype(np.float32).itemsize
+    numbers = 2 * cache.layers * math.prod(cache.slot_shape) + sum(map(math.prod, spec.decoder.state))
+    tick_bytes = numbers * np.dtype(np.float32).itemsize
     wanted = round(_HISTORY_S * 1000 / spec.frame.period_ms)
-    return max(min(wanted, _HISTORY_BYTES // slot_bytes), _LEAST_HISTORY)
+    return max(min(wanted, _HISTORY_BYTES // tick_bytes), _LEAST_HISTORY)

@@ -6,12 +6,14 @@ Numbers are little-endian; `PAGE.md` has the keys of the JSON.
     0       4 bytes   "DSAV"
     4       uint8     version, 1
     5       uint8     kind: 1 ticks, 2 pictures that no tick made, 3 a file
-    6       uint16    lanes: pictures that follow (0 for a file)
+    6       uint16    lanes (0 for a file)
     8       uint32    bytes of JSON
     12      uint16    height (0 for a file)
     14      uint16    width
     16      JSON      UTF-8, one object
-    ...     pixels    uint8[lanes, height, width, 3], RGB; for a file its bytes
+    ...     pixels    uint8[lanes, pictures, height, width, 3], RGB; for a file its bytes
+
+`pictures` is 1, unless the JSON says otherwise: where a tick has several, those of a lane are all here, oldest first.
 """
 
 from __future__ import annotations
@@ -36,13 +38,16 @@ HEADER = struct.Struct("<4sBBHIHH")
 def pack_ticks(
     ticks: Sequence[Tick], schedule_steps: int, stamp: float | None, more: Mapping[str, Any] | None = None
 ) -> bytes:
-    """One tick of each lane.
+    """One tick of each lane, with all its pictures.
 
     stamp   of the input that was held, as the page gave it; None before the first
     more    for the head
     """
+    pictures = len(ticks[0].frames)
     head = {"stamp": stamp, "lanes": [describe(tick, schedule_steps) for tick in ticks], **(more or {})}
-    return _pack(TICKS, head, [tick.pixels for tick in ticks])
+    if pictures > 1:
+        head["pictures"] = pictures
+    return _pack(TICKS, head, [tick.frames for tick in ticks])
 
 
 def pack_pictures(pictures: Sequence[np.ndarray], head: dict[str, Any]) -> bytes:
@@ -82,7 +87,8 @@ def describe(tick: Tick, schedule_steps: int) -> dict[str, Any]:
 
 
 def _pack(kind: int, head: dict[str, Any], pictures: Sequence[np.ndarray]) -> bytes:
-    height, width, _ = pictures[0].shape
+    """`pictures` are those of each lane, `uint8[height, width, 3]` or `uint8[pictures, height, width, 3]`."""
+    height, width, _ = pictures[0].shape[-3:]
     text = _json(head)
     header = HEADER.pack(MAGIC, VERSION, kind, len(pictures), len(text), height, width)
     return b"".join([header, text, *(np.ascontiguousarray(picture).tobytes() for picture in pictures)])

@@ -25,9 +25,12 @@ TAKEN_OVER, FULL = 4001, 4003
 _TAB = re.compile(r"[A-Za-z0-9-]{8,64}")
 _HEARTBEAT_S = 10.0
 _LOOK_S = 1.0
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src {}; base-uri 'none';"
+    " form-action 'none'; frame-ancestors 'none'"
+)
+_HOST = re.compile(r"[A-Za-z0-9.-]+(:[0-9]+)?")
 _HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
-    " connect-src 'self' ws:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
@@ -73,12 +76,14 @@ class Page:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
-        refusal = self.door.refuse_host(request.headers.get("Host", ""))
+        host = request.headers.get("Host", "")
+        refusal = self.door.refuse_host(host)
         if refusal is not None:
             raise web.HTTPForbidden(text=refusal)
         response = await handler(request)
         if not response.prepared:
             response.headers.update(_HEADERS)
+            response.headers["Content-Security-Policy"] = _POLICY.format(_own(host))
         return response
 
     async def _index(self, request: web.Request) -> web.StreamResponse:
@@ -154,6 +159,12 @@ class Page:
         refusal = self.door.refuse_token(request.query.get("token", ""))
         if refusal is not None:
             raise web.HTTPForbidden(text=refusal)
+
+
+def _own(host: str) -> str:
+    """Where the page may connect to: the server it came from. Not every browser counts a WebSocket as 'self', and a
+    policy cannot name an IPv6 address."""
+    return f"'self' ws://{host}" if _HOST.fullmatch(host) else "'self'"
 
 
 def _bind(config: ViewerConfig) -> socket.socket:

@@ -11,7 +11,7 @@ from .. import strict_json
 from ..errors import ServingError, SessionError
 from ..tick import Tick
 from ..world import World
-from .command import Away, Command, Fork, Here, Hold, Keep, Pause, Play, Reset, Rewind, Save, Settings, StepOnce
+from .command import Away, Command, Fork, Here, Hold, Keep, Pause, Play, Prompt, Reset, Rewind, Save, Settings, StepOnce
 from .controls import Controls
 from .lane import Lane, history_of
 from .outbox import Outbox
@@ -24,16 +24,23 @@ class Player:
     """One or two lanes of a world under the same actions. One thread at a time; close it."""
 
     def __init__(
-        self, world: World, settings: Settings, seed: int, held: Callable[[], Hold | None], out: Outbox
+        self,
+        world: World,
+        settings: Settings,
+        seed: int,
+        held: Callable[[], Hold | None],
+        out: Outbox,
+        prompt: str | None = None,
     ) -> None:
         """settings, seed   of a new tab
         held             what is pressed now; None for nothing ever
         out              where pictures and news go
+        prompt           name of the text of a new tab; None for the world's first
         """
         self._world, self._held, self._out = world, held, out
         self._controls = Controls.of(world.spec.action_space)
         history = history_of(world.spec)
-        session = world.session(seed, history=history, record=True)
+        session = world.session(seed, history=history, record=True, prompt=prompt)
         self._lanes = [Lane(session, settings, session.reset(seed), history)]
         self._playing, self._seen = True, False
         self.beats = 0
@@ -125,6 +132,11 @@ class Player:
         self._say_state()
 
     @perform.register
+    def _(self, command: Prompt) -> None:
+        self._lane(command.lane).say(command.prompt)
+        self._say_state()
+
+    @perform.register
     def _(self, command: Save) -> None:
         self._out.hand_over(pack_file(*self._lane(command.lane).recording()))
 
@@ -170,6 +182,11 @@ class Player:
             "seed": str(self._lanes[0].seed),
             "tick": self._tick,
             "oldest": self._oldest,
-            "lanes": [{"id": lane.id, **strict_json.encode(lane.settings)} for lane in self._lanes],
+            "lanes": [_describe(lane) for lane in self._lanes],
         }
         self._out.say("state", state)
+
+
+def _describe(lane: Lane) -> dict[str, Any]:
+    said = {} if lane.prompt is None else {"prompt": lane.prompt}
+    return {"id": lane.id, **strict_json.encode(lane.settings), **said}

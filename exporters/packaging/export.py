@@ -77,7 +77,7 @@ def _clean(model: ir.Model) -> None:
 
 
 def _move_tensors(graph: ir.Graph, weights: WeightsFile) -> None:
-    """Large tensors go to the shared file: as float16 behind a Cast where that is exact, else as they are.
+    """Large tensors go to the shared file: float32 as float16 behind a Cast where that is exact, else as they are.
 
     The weights were rounded before (see `rounding`), so storing them as float16 loses nothing; tables that were
     folded from the rotary positions were not, and stay float32. ONNX Runtime folds the Cast when it loads the graph.
@@ -86,7 +86,10 @@ def _move_tensors(graph: ir.Graph, weights: WeightsFile) -> None:
     for name, value in list(graph.initializers.items()):
         assert value.const_value is not None
         array = value.const_value.numpy()
-        if array.nbytes < INLINE_BYTES or array.dtype != np.float32:
+        if array.nbytes < INLINE_BYTES or array.dtype not in (np.float32, np.float16):
+            continue
+        if array.dtype == np.float16:
+            value.const_value = _external(name, array, weights)
             continue
         halves = array.astype(np.float16)
         if not np.array_equal(halves.astype(np.float32), array):

@@ -14,7 +14,7 @@ from dsa_runtime.ops.reference import paged_frame_write
 from dsa_runtime.ort import ort
 from dsa_runtime.package import Package
 from dsa_runtime.spec import WorldSpec
-from exporters.packaging.verification import FORMS_APART, Difference
+from exporters.packaging.verification import FORMS_APART, HALF_APART, Difference
 
 Differences = dict[str, Difference]
 
@@ -22,6 +22,8 @@ Differences = dict[str, Difference]
 def load_forms(package: Package) -> dict[Form, Engine]:
     """An engine of each form that the package has and that can run here."""
     forms: tuple[Form, ...] = ("plain", "op") if choose_form(package.spec).form == "op" else ("plain",)
+    if "op" in forms and "denoise_half" in package.spec.graphs:
+        forms += ("half",)
     return {form: Engine(package, threads=1, form=form) for form in forms}
 
 
@@ -34,6 +36,12 @@ def check_forms(package: Package, rounds: int = 8) -> dict[Form, Engine]:
             if not difference.largest <= FORMS_APART:
                 raise ValueError(
                     f"{package.source}: {name}: the forms differ by {difference.largest:.2g}, more than {FORMS_APART:g}"
+                )
+    if "half" in engines:
+        for name, difference in compare_engines(engines["half"], engines["plain"], rounds).items():
+            if not difference.mean <= HALF_APART:
+                raise ValueError(
+                    f"{package.source}: {name}: float16 is {difference.mean:.2g} off on average, over {HALF_APART:g}"
                 )
     return engines
 
@@ -48,8 +56,11 @@ def compare_engines(one: Engine, other: Engine, rounds: int = 8) -> Differences:
     for index in range(rounds):
         feed = random_inputs(one.spec, rng, batch=1 + index % 3, filled=index / (rounds - 1))
         for name, difference in differences.items():
-            pairs = zip(one.graphs[name].run(None, feed), other.graphs[name].run(None, feed), strict=True)
-            for output, expected in pairs:
+            results = (
+                engine.graphs[name].run(None, {key: _as_pool(key, array, engine) for key, array in feed.items()})
+                for engine in (one, other)
+            )
+            for output, expected in zip(*results, strict=True):
                 difference.add(output, expected)
     return differences
 
@@ -73,6 +84,10 @@ def compare_write(package: Package) -> Difference:
         frame = feed[pool.replace("_pool_", "_")]
         difference.add(written, paged_frame_write(frame, feed[pool], feed["slot"]))
     return difference
+
+
+def _as_pool(name: str, array: np.ndarray, engine: Engine) -> np.ndarray:
+    return array.astype(engine.choice.cache_dtype) if "_pool_" in name else array
 
 
 def random_inputs(spec: WorldSpec, rng: np.random.Generator, batch: int, filled: float) -> dict[str, np.ndarray]:

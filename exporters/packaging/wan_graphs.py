@@ -7,6 +7,7 @@ graphs multiply.
 
 from __future__ import annotations
 
+import copy
 import itertools
 
 import torch
@@ -16,6 +17,7 @@ from dsa_runtime.form import Form
 from exporters.model.generator import Attend
 from exporters.model.wan.context import Prompt
 from exporters.model.wan.generator import WanGenerator
+from exporters.model.wan.transformer import parameter_dtype
 from exporters.packaging.graphs import Graph, WriteGraph, paged_attends
 
 
@@ -46,7 +48,8 @@ class WanDenoiseGraph(nn.Module):
     ) -> tuple[list[Attend], Prompt | None]:
         """Per layer the attention, and the prompt."""
         c = self.generator.config
-        prompt, pools = (unstack_prompt(rest[0]), rest[1:]) if c.text_width else (None, rest)
+        dtype = self.generator.transformer.stem.embed.weight.dtype
+        prompt, pools = (unstack_prompt(rest[0].to(dtype)), rest[1:]) if c.text_width else (None, rest)
         return paged_attends(c, self.form, slot_table, c.chunk * slot_age, pools), prompt
 
 
@@ -86,16 +89,27 @@ def unstack_prompt(stacked: Tensor) -> Prompt:
     return Prompt(layers[::2], layers[1::2])
 
 
+def half(generator: WanGenerator) -> WanGenerator:
+    """A copy whose large matrices are float16; norms, what is made of the noise level and the head stay float32."""
+    copied = copy.deepcopy(generator)
+    for name, parameter in copied.transformer.named_parameters():
+        parameter.data = parameter.data.to(parameter_dtype(name, torch.float16))
+    return copied
+
+
 def wan_graphs(generator: WanGenerator, form: Form) -> list[Graph]:
     """`denoise` and `commit`, and `condition` with the plain form of a model that takes text; or `denoise_op`,
-    `commit_op` and `write_op`.
+    `commit_op` and `write_op`; or these three in float16, of a generator that `half` has made.
     """
     c = generator.config
     # Sizes of the example: none is 1 and free sizes differ from all others, or tracing would take them for constants.
     batch, slots = 2, c.window + 3
     names = [f"{kind}_{layer}" for layer in range(c.depth) for kind in ("key", "value")]
     # Never written, so that the pools of a large model take no memory.
-    pools = {name.replace("_", "_pool_"): torch.empty(slots, c.tokens, c.heads, c.head_dim) for name in names}
+    dtype = torch.float16 if form == "half" else torch.float32
+    pools = {
+        name.replace("_", "_pool_"): torch.empty(slots, c.tokens, c.heads, c.head_dim, dtype=dtype) for name in names
+    }
     shape = c.latent_shape if c.chunk > 1 else (c.latent_channels, c.latent_height, c.latent_width)
     state = {
         "latent": torch.zeros(batch, *shape),
@@ -107,17 +121,17 @@ def wan_graphs(generator: WanGenerator, form: Form) -> list[Graph]:
     if c.text_width:
         state["prompt"] = torch.zeros(batch, 2 * c.depth, c.text_tokens, c.heads, c.head_dim)
     inputs, free = {**state, **pools}, dict.fromkeys(state, "B") | dict.fromkeys(pools, "S")
-    suffix = "" if form == "plain" else "_op"
+    suffix = "" if form == "plain" else f"_{form}"
     graphs = [
         Graph(f"denoise{suffix}", WanDenoiseGraph(generator, form), inputs, free, ("clean", "confidence_logit")),
         Graph(f"commit{suffix}", WanCommitGraph(generator, form), inputs, free, tuple(names)),
     ]
-    if form == "op":
-        frames = {name: torch.empty(batch, c.tokens, c.heads, c.head_dim) for name in names}
+    if form != "plain":
+        frames = {name: torch.empty(batch, c.tokens, c.heads, c.head_dim, dtype=dtype) for name in names}
         frames = {"slot": torch.zeros(batch, dtype=torch.int32), **frames}
         written = tuple(name.replace("_", "_pool_out_") for name in names)
         free = dict.fromkeys(frames, "B") | dict.fromkeys(pools, "S")
-        graphs.append(Graph("write_op", WriteGraph(), {**frames, **pools}, free, written))
+        graphs.append(Graph(f"write{suffix}", WriteGraph(), {**frames, **pools}, free, written))
     elif c.text_width:
         text = {"text": torch.zeros(batch, c.text_tokens, c.text_width)}
         graphs.append(Graph("condition", ConditionGraph(generator), text, {"text": "B"}, ("prompt",)))

@@ -37,7 +37,7 @@ from exporters.model.wan.generator import WanGenerator
 from exporters.packaging.forms import check_forms
 from exporters.packaging.rounding import frozen
 from exporters.packaging.wan_decode import Decoder, decode_graphs, pictures_per_latent
-from exporters.packaging.wan_graphs import wan_graphs
+from exporters.packaging.wan_graphs import half, wan_graphs
 from exporters.packaging.weights_file import WeightsFile
 from exporters.packaging.write import (
     CARD_FILE,
@@ -95,7 +95,8 @@ def write_wan_package(
     generator, decoder = _deployed(generator), _deployed(decoder)
     decoding = decode_graphs(decoder, c.chunk, c.latent_height, c.latent_width)
     with replacing(folder) as partial:
-        graphs = [*wan_graphs(generator, "plain"), *decoding, *wan_graphs(generator, "op")]
+        graphs = [*wan_graphs(generator, "plain"), *decoding]
+        graphs += wan_graphs(generator, "op") + wan_graphs(half(generator), "half")
         write_graphs(partial, graphs, WeightsFile(WEIGHTS_FILE))
         action = np.zeros((1, 0, *description.action_space.shape), np.float32)
         np.savez(partial / SEEDS_FILE, latents=np.zeros((1, 0, *_latent(c).shape), np.float32), actions=action)

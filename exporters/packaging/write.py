@@ -50,6 +50,9 @@ GRAPH_FILES = {
     "denoise_op": "denoise.onnx",
     "commit_op": "commit.onnx",
     "write_op": "write.onnx",
+    "denoise_half": "denoise.half.onnx",
+    "commit_half": "commit.half.onnx",
+    "write_half": "write.half.onnx",
     "decode_first": "decode.first.onnx",
     "condition": "condition.onnx",
 }

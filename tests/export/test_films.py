@@ -15,9 +15,10 @@ from PIL import Image
 from dsa_runtime import Box, DsaError, Recording, World, load_world
 from dsa_runtime.errors import RecordingError
 from dsa_runtime.export import check, export, write
-from dsa_runtime.export.pictures import Pictures
 from dsa_runtime.replay import replay
 from dsa_runtime.report.palette import ALARM, TEXT, step_colour
+from dsa_runtime.report.pictures import Pictures
+from dsa_runtime.report.play import Play
 from tests.export.conftest import play
 from tests.tiny_world import write_tiny_world
 
@@ -102,8 +103,8 @@ def test_a_late_tick_is_marked(tiny_world: World, recording: Recording, tmp_path
     assert marked[4] > 500 > max(marked[3], marked[5]) + 400
 
 
-def test_an_odd_size_is_made_even(tiny_world: World, recording: Recording) -> None:
-    pictures = Pictures(tiny_world.spec, recording, (), 1)
+def test_an_odd_size_is_made_even(tiny_world: World) -> None:
+    pictures = Pictures(tiny_world.spec.frame, None, 1)
     assert (pictures.picture_size, pictures.size) == ((11, 8), (12, 8))
     assert pictures.draw(0, np.zeros((8, 8, 3), np.uint8)).size == (12, 8)
 
@@ -223,7 +224,8 @@ def test_every_tick_has_its_own_budgets_line(tiny_world: World) -> None:
     ticks = list(replay(tiny_world, recording))
     budgets = (30.0, math.inf, 60.0)
     mixed = [dataclasses.replace(tick, budget_ms=budget_ms) for tick, budget_ms in zip(ticks, budgets, strict=True)]
-    pictures = Pictures(tiny_world.spec, recording, mixed, None)
+    played = Play(tiny_world.spec, 5, math.inf, ("noop",) * 3, tuple(mixed), math.nan, None)
+    pictures = Pictures(tiny_world.spec.frame, played)
     lines = []
     for index in range(3):
         strip = pictures.strip(index)

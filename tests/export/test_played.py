@@ -80,6 +80,13 @@ def test_a_file_brings_it_back(tiny_world: World, recording: Recording, bare: Re
     assert verify_replay(tiny_world, recording) == len(recording.decisions)
 
 
+def test_a_file_of_somebody_else_that_writes_is_left_alone(recording: Recording, tmp_path: Path) -> None:
+    (tmp_path / "a.dsarec.partial").write_text("not whole yet")
+    recording.save(tmp_path / "a.dsarec")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.dsarec", "a.dsarec.partial"]
+    assert (tmp_path / "a.dsarec.partial").read_text() == "not whole yet"
+
+
 @pytest.mark.parametrize(
     ("edit", "words"),
     [

@@ -72,9 +72,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=["plain", "op"])
+@pytest.fixture(scope="module", params=["plain", "op", "half"])
 def world(folder: Path, request: pytest.FixtureRequest) -> Iterator[World]:
-    if request.param == "op":
+    if request.param != "plain":
         try:
             library.find()
         except library.LibraryMissing as reason:
@@ -138,14 +138,16 @@ def test_a_session_draws_what_torch_draws_over_a_change_of_prompt(world: World, 
                 reference.context = reference.begin(1)
             tick = session.step(0, math.inf, steps=STEPS)
             clean, logit, pictures = reference.tick(number)
-            np.testing.assert_allclose(session._state.latent, clean.numpy(), atol=2e-4)
+            exact = world.form != "half"
+            np.testing.assert_allclose(session._state.latent, clean.numpy(), atol=2e-4 if exact else 0.2)
+            assert np.abs(session._state.latent - clean.numpy()).mean() < (2e-5 if exact else 0.02)
             wanted = spec.calibration.confidence(STEPS, logit)
-            assert tick.confidence == pytest.approx(wanted, abs=2e-3)
+            assert tick.confidence == pytest.approx(wanted, abs=2e-3 if exact else 0.1)
             missing = len(tick.frames) - len(pictures)
             assert missing == (3 if number == 0 else 0)
             assert (tick.frames[:missing] == tick.frames[missing]).all()
             gap = np.abs(tick.frames[missing:].astype(int) - pictures)
-            assert gap.max() <= 1 and gap.mean() < 0.02 and pictures.std() > 1
+            assert gap.max() <= (1 if exact else 12) and gap.mean() < (0.02 if exact else 1) and pictures.std() > 1
 
 
 def test_what_does_not_fit_is_refused(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -227,7 +227,7 @@ class TestPrompt:
             play(session, ACTIONS[:2])
             with pytest.raises(PromptError, match=f"^prompt: .*{problem}"):
                 session.set_prompt(prompt)  # type: ignore[arg-type]
-            with pytest.raises(PromptError, match="^prompt: "):
+            with pytest.raises(PromptError, match=r"^prompt: "):
                 world.session(7, prompt=prompt)  # type: ignore[arg-type]
             np.testing.assert_array_equal(play(session, ACTIONS[2:]), expected[2:])
 

@@ -13,7 +13,8 @@ from PIL import Image
 from dsa_runtime import Tick, WorldSpec
 from dsa_runtime.report.canvas import ticks_of_axis
 from dsa_runtime.report.chart import HEIGHT, WIDTH, draw_chart, write_chart
-from dsa_runtime.report.film import gif_durations_ms, write_film
+from dsa_runtime.report.film import newest_picture, write_film
+from dsa_runtime.report.gif import gif_durations_ms
 from dsa_runtime.report.palette import ALARM, step_colour
 from dsa_runtime.report.play import Play, distribution
 from dsa_runtime.report.table import bar, table
@@ -114,6 +115,20 @@ def test_film_shows_the_pixels_of_its_tick(spec: WorldSpec, tmp_path: Path) -> N
             picture = film.convert("RGB").crop((0, 0, 512, 384))
             blocks = np.asarray(picture)[24::48, 32::64]
             np.testing.assert_allclose(blocks, tick.pixels, atol=8)
+
+
+def test_film_and_chart_leave_other_files_alone(spec: WorldSpec, tmp_path: Path) -> None:
+    for name, write in (("film.gif", write_film), ("chart.png", write_chart)):
+        (tmp_path / f"{name}.partial").write_text("somebody else's")
+        write(make_play(spec, [make_tick(0, 2)]), tmp_path / name)
+        assert (tmp_path / f"{name}.partial").read_text() == "somebody else's"
+
+
+def test_what_a_film_shows_of_a_tick_is_all_that_stays_of_it() -> None:
+    frames = np.arange(4 * 8 * 8 * 3, dtype=np.uint8).reshape(4, 8, 8, 3)
+    kept = newest_picture(dataclasses.replace(make_tick(0, 2), pixels=frames[-1], frames=frames))
+    np.testing.assert_array_equal(kept.frames, frames[-1:])
+    assert np.shares_memory(kept.frames, kept.pixels) and not np.shares_memory(kept.frames, frames)
 
 
 def test_film_shows_steps_and_lateness(spec: WorldSpec, tmp_path: Path) -> None:

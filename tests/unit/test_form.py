@@ -88,7 +88,7 @@ def test_without_a_library(with_op_form: WorldSpec, monkeypatch: pytest.MonkeyPa
 
 
 def test_an_unknown_form_is_refused_before_anything_is_loaded(tiny_package: Path) -> None:
-    with pytest.raises(EngineError, match="form: expected one of auto, op, plain, got 'fast'"):
+    with pytest.raises(EngineError, match="form: expected one of auto, op, plain, half, got 'fast'"):
         load_world(tiny_package, form="fast")
 
 

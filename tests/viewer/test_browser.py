@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import pytest
 
 from dsa_runtime import Box, Recording, World, connect, load_world
 from dsa_runtime.replay import verify_replay
+from tests.chunk_world import PROMPTS, write_chunk_world
 from tests.serving.serve import private, serve
 from tests.tiny_world import write_tiny_world
 from tests.viewer.chromium import PATIENCE_MS, chromium, missing, play
@@ -45,6 +47,49 @@ PAINTED = """([chart, paint]) => {
   for (let at = 0; at < data.length; at += 4) count += paint.every((value, part) => data[at + part] === value);
   return count;
 }"""
+WATCH_PICTURES = """() => {
+  window.pictures = [];
+  const put = CanvasRenderingContext2D.prototype.putImageData;
+  CanvasRenderingContext2D.prototype.putImageData = function (image, ...place) {
+    if (this.canvas.closest('.lane')) window.pictures.push(Array.from(image.data));
+    return put.call(this, image, ...place);
+  };
+}"""
+REEL = """async () => {
+  const { Reel } = await import('/static/js/reel.js');
+  let now = 0, next = null, drawn = [], reel = null;
+  performance.now = () => now;
+  window.requestAnimationFrame = (call) => { next = call; };
+  const begin = (period) => {
+    now = 0; next = null; drawn = [];
+    reel = new Reel(period, ({ name, stamp }) => drawn.push(stamp === undefined ? [now, name] : [now, name, stamp]));
+  };
+  const screen = (...times) => times.forEach((time) => { now = time; const call = next; next = null; call?.(); });
+  const add = (time, stamp, ...names) => {
+    now = time;
+    const frames = names.map((name) => ({ name }));
+    if (stamp) frames[0].stamp = stamp;
+    reel.add(frames);
+  };
+  const every = (from, to) => Array.from({ length: (to - from) / 5 + 1 }, (_, index) => from + 5 * index);
+  const seen = {};
+  begin(100);
+  add(0, 0, 'a1', 'a2', 'a3', 'a4'); screen(...every(0, 200));
+  seen.even = drawn;
+  begin(100);
+  add(0, 0, 'a1', 'a2', 'a3', 'a4'); screen(...every(0, 70));
+  add(71, 0, 'b1', 'b2', 'b3', 'b4'); screen(...every(75, 300));
+  seen.early = drawn;
+  begin(100);
+  add(0, 0, 'a1', 'a2', 'a3', 'a4'); screen(0, 75);
+  add(80, 7, 'b1', 'b2', 'b3', 'b4'); screen(110);
+  seen.stalled = drawn;
+  begin(10);
+  add(0, 1, 'a'); add(3, 0, 'b'); screen(5);
+  add(12, 0, 'c'); screen(15);
+  seen.single = drawn;
+  return seen;
+}"""
 CONFIDENCE = 1  # the second chart
 STEPS = [[44, 122, 140], [72, 187, 158], [244, 205, 100], [238, 118, 82]]  # colours, of a schedule of four
 Open = Callable[..., "Page"]
@@ -71,6 +116,17 @@ def arm_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def arm_address(arm_package: Path) -> Iterator[str]:
     with play(arm_package, "--threads", 1, "--seed", 3, "--budget-ms", 60_000) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def chunks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_chunk_world(tmp_path_factory.mktemp("worlds") / "chunks")
+
+
+@pytest.fixture(scope="module")
+def chunks_address(chunks: Path) -> Iterator[str]:
+    with play(chunks, "--threads", 1, "--seed", 3, "--budget-ms", 60_000, "--prompt", PROMPTS[1]) as address:
         yield address
 
 
@@ -243,6 +299,65 @@ def test_two_side_by_side_and_one_is_kept(visit: Open, tiny_world: World) -> Non
     page.keyboard.press(".")
     ticks(page, 3)
     assert page.inner_text("#sentence").startswith("1 of 4 steps, as asked for")
+
+
+def test_the_pictures_of_a_tick_come_one_after_the_other(visit: Open, chunks: Path, chunks_address: str) -> None:
+    page = visit(chunks_address)
+    page.evaluate(WATCH_PICTURES)
+    page.click("#step")
+    ticks(page, 1)
+    page.select_option("#prompt", PROMPTS[0])
+    page.wait_for_function("(told) => document.getElementById('prompt').title === told", arg=PROMPTS[0])
+    with load_world(chunks, threads=1) as world, world.session(3, threshold=0.5, prompt=PROMPTS[1]) as session:
+        first = session.step(0, math.inf).frames
+        session.set_prompt(PROMPTS[0])
+        second = session.step(0, math.inf).frames
+    shown(page, first)
+    page.click("#step")
+    ticks(page, 2)
+    shown(page, second)
+    page.keyboard.press("b")
+    page.wait_for_selector(".stage[data-lanes='2']")
+    page.select_option("#prompt", PROMPTS[1])  # of B
+    page.wait_for_function("(told) => document.querySelectorAll('.how')[1].textContent.endsWith(told)", arg=PROMPTS[1])
+    assert page.locator(".how").nth(0).inner_text().endswith(PROMPTS[0])
+    page.keyboard.press(",")  # what was made with another prompt cannot be gone back to
+    page.keyboard.press(".")
+    ticks(page, 3)
+
+
+def shown(page: Page, frames: np.ndarray) -> None:
+    """These pictures are drawn, in order, up to the last; a browser that is held up leaves some out."""
+    left = [picture.tobytes() for picture in frames]
+    page.wait_for_function("(wanted) => window.pictures.at(-1)?.join() === wanted", arg=rgba(frames[-1]))
+    drawn = [np.array(picture, np.uint8).reshape(8, 8, 4)[..., :3].tobytes() for picture in taken(page)]
+    for picture in itertools.dropwhile(lambda picture: picture not in left, drawn):  # where it stood may come first
+        assert picture in left
+        del left[: left.index(picture) + 1]
+    assert left == []
+
+
+def taken(page: Page) -> list[list[int]]:
+    drawn: list[list[int]] = page.evaluate("window.pictures.splice(0)")
+    return drawn
+
+
+def rgba(picture: np.ndarray) -> str:
+    return ",".join(map(str, np.insert(picture, 3, 255, axis=-1).ravel()))
+
+
+def test_a_reel_keeps_the_time_of_its_pictures(visit: Open) -> None:
+    """Under a clock and a screen of this test."""
+    assert visit().evaluate(REEL) == {
+        # Evenly over the period.
+        "even": [[0, "a1"], [25, "a2"], [50, "a3"], [75, "a4"]],
+        # What is left of the tick before is drawn faster with the next.
+        "early": [[0, "a1"], [25, "a2"], [50, "a3"], [75, "a4"], [95, "b1"], [115, "b2"], [135, "b3"], [155, "b4"]],
+        # A screen that stands still shows what is due then, and answers the input of what it left out.
+        "stalled": [[0, "a1"], [75, "a4"], [110, "b2", 7]],
+        # Of single pictures only the newest.
+        "single": [[5, "b", 1], [15, "c"]],
+    }
 
 
 def test_settings_and_the_recording(visit: Open, tiny_world: World, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from dsa_runtime import RiskBound, ServingError, Tick, World
 from dsa_runtime.calibration import CheckedRisk, Curve
 from dsa_runtime.viewer import packing
-from dsa_runtime.viewer.command import Hold, Play, Reset, Rewind, Settings, read_command
+from dsa_runtime.viewer.command import Hold, Play, Prompt, Reset, Rewind, Settings, read_command
 from dsa_runtime.viewer.stops import stops_of
 from dsa_runtime.viewer.words import sentence
 
@@ -32,6 +32,7 @@ TICK = Tick(
         ('{"do": "rewind", "tick": 12}', Rewind(12)),
         ('{"do": "reset", "seed": "18446744073709551615"}', Reset("18446744073709551615")),
         ('{"do": "hold", "held": ["left"], "moved": [0, -0.5], "stamp": 12.5}', Hold(("left",), (0.0, -0.5), 12.5)),
+        ('{"do": "prompt", "lane": 1, "prompt": "a storm"}', Prompt(1, "a storm")),
         ('{"do": "set", "lane": 1, "budget_ms": 20, "threshold": 0.5, "steps": 0}', Settings(1, 20, 0.5, 0)),
     ],
 )
@@ -66,7 +67,8 @@ def test_what_is_no_command_is_refused_by_its_field(text: str, problem: str) -> 
 
 
 def test_ticks_lie_in_a_message_as_documented() -> None:
-    other = dataclasses.replace(TICK, pixels=255 - TICK.pixels, budget_ms=math.inf, slack_ms=math.inf)
+    pixels = 255 - TICK.pixels
+    other = dataclasses.replace(TICK, pixels=pixels, frames=pixels[np.newaxis], budget_ms=math.inf, slack_ms=math.inf)
     message = packing.pack_ticks([TICK, other], 3, 12.25)
     head_bytes = int.from_bytes(message[8:12], "little")
     assert message[:8] == b"DSAV\x01\x01\x02\x00"
@@ -81,6 +83,17 @@ def test_ticks_lie_in_a_message_as_documented() -> None:
         "latency": {"wait": 1.0, "denoise": [4.0, 5.0], "abandoned": 0.0, "decode": 3.0, "sdk": 1.2, "total": 14.2},
     }  # fmt: skip
     assert (head["lanes"][1]["budget"], head["lanes"][1]["slack"]) == (None, None)
+
+
+def test_all_pictures_of_a_tick_lie_in_its_message() -> None:
+    frames = np.arange(4 * 2 * 3 * 3, dtype=np.uint8).reshape(4, 2, 3, 3)
+    one, other = (dataclasses.replace(TICK, pixels=each[-1], frames=each) for each in (frames, 255 - frames))
+    message = packing.pack_ticks([one, other], 3, None)
+    assert (message[:8], message[12:16]) == (b"DSAV\x01\x01\x02\x00", b"\x02\x00\x03\x00")
+    head_bytes = int.from_bytes(message[8:12], "little")
+    assert json.loads(message[16 : 16 + head_bytes])["pictures"] == 4
+    assert message[16 + head_bytes :] == frames.tobytes() + (255 - frames).tobytes()
+    assert b'"pictures"' not in packing.pack_ticks([TICK], 3, None)
 
 
 def test_pictures_and_files_have_the_same_header() -> None:

@@ -41,6 +41,7 @@ def refusal(capsys: pytest.CaptureFixture[str]) -> Refusal:
         (("--quality", "0.5"), "without risk bounds"),
         (("--tabs", "0"), "at least 1"),
         (("--key", "robot"), "--key: is for --watch"),
+        (("--prompt", "a storm"), "--prompt: the world 'tiny' takes no text"),
         (("--watch", "ipc:///nobody/here"), "has its own"),
     ],
 )
@@ -68,7 +69,9 @@ def test_it_serves_its_page_and_ends_when_told(tiny_package: Path) -> None:
         ready = json.loads(process.stdout.readline())
         with urllib.request.urlopen(ready["url"], timeout=PATIENCE_S) as reply:
             assert reply.read() == (STATIC / "index.html").read_bytes()
-            assert "frame-ancestors 'none'" in reply.headers["Content-Security-Policy"]
+            policy = reply.headers["Content-Security-Policy"].split("; ")
+            own = ready["url"].removeprefix("http://").rstrip("/")
+            assert f"connect-src 'self' ws://{own}" in policy and "frame-ancestors 'none'" in policy
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, err) == (0, "")

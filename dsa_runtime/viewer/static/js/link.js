@@ -54,9 +54,11 @@ export function unpack(buffer) {
   const lanes = view.getUint16(6, true), length = view.getUint32(8, true);
   const height = view.getUint16(12, true), width = view.getUint16(14, true);
   const head = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, HEADER_BYTES, length)));
-  const body = HEADER_BYTES + length, size = height * width * 3;
-  const pictures = Array.from({ length: lanes }, (_, lane) => new Uint8Array(buffer, body + lane * size, size));
-  return { kind: view.getUint8(5), head, height, width, pictures, rest: new Uint8Array(buffer, body) };
+  const body = HEADER_BYTES + length, size = height * width * 3, count = head.pictures ?? 1;
+  const at = (lane, index) => new Uint8Array(buffer, body + (lane * count + index) * size, size);
+  // All pictures of a tick, oldest first, each one of every lane.
+  const reel = Array.from({ length: count }, (_, index) => Array.from({ length: lanes }, (_, lane) => at(lane, index)));
+  return { kind: view.getUint8(5), head, height, width, reel, pictures: reel.at(-1), rest: new Uint8Array(buffer, body) };
 }
 
 function tabName() {

@@ -5,8 +5,8 @@ import { make } from './pads.js';
 const $ = (id) => document.getElementById(id);
 
 export class Panel {
-  // change({lane, budget_ms, threshold, steps})
-  constructor(hello, change) {
+  // change({lane, budget_ms, threshold, steps}), say(lane, prompt)
+  constructor(hello, change, say) {
     this.hello = hello;
     this.change = change;
     this.chosen = 0;
@@ -23,6 +23,10 @@ export class Panel {
     const auto = [0, 'auto', 'As the confidence and the budget allow'];
     const fixed = choices(world.steps).map((count) => [count, String(count), `Always ${count}, whatever the budget`]);
     segments($('steps'), [auto, ...fixed], (steps) => this.set({ steps }));
+    const { prompts = [] } = hello;
+    $('prompts').hidden = !prompts.length;
+    $('prompt').append(...prompts.map((text) => Object.assign(make('option', '', text), { value: text, title: text })));
+    $('prompt').addEventListener('change', () => say(this.chosen, $('prompt').value));
     segments($('lanes').querySelector('.segments'), [[0, 'A', 'The first'], [1, 'B', 'The second']], (lane) => {
       this.chosen = lane;
       this.show();
@@ -47,8 +51,9 @@ export class Panel {
   }
 
   show() {
-    const { budget_ms, threshold, steps } = this.lanes[this.chosen];
+    const { budget_ms, threshold, steps, prompt } = this.lanes[this.chosen];
     const { budget, stops, world } = this.hello;
+    if (prompt !== undefined) Object.assign($('prompt'), { value: prompt, title: prompt });
     const stop = this.nearest(threshold);
     $('budget').value = budget_ms ?? budget.most + 1;
     $('budget-out').textContent = budget_ms === null ? 'no limit' : `${+budget_ms.toFixed(1)} ms`;
@@ -64,9 +69,10 @@ export class Panel {
     check($('lanes').querySelector('.segments'), this.chosen);
   }
 
-  describe({ budget_ms, threshold, steps }) {
+  describe({ budget_ms, threshold, steps, prompt }) {
     const allowed = budget_ms === null ? 'no limit' : `${+budget_ms.toFixed(1)} ms`;
-    return steps > 0 ? `always ${steps}` : `auto ${share(threshold)}, ${allowed}`;
+    const told = prompt === undefined ? '' : `, ${prompt}`;
+    return (steps > 0 ? `always ${steps}` : `auto ${share(threshold)}, ${allowed}`) + told;
   }
 
   nearest(threshold) {

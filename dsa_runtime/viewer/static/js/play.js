@@ -9,6 +9,7 @@ import { Meter } from './meter.js';
 import { Pads, keyLabel, make } from './pads.js';
 import { Panel } from './panel.js';
 import { distance } from './picture.js';
+import { Reel } from './reel.js';
 import { Sentence } from './sentence.js';
 import { Stage } from './stage.js';
 
@@ -22,16 +23,17 @@ export class PlayPage {
     this.history = new History(KEPT, hello.world.height * hello.world.width * 3);
     this.now = []; // newest info of each lane
     this.preview = null; // tick that is looked at, while paused
-    this.waiting = null; // newest message, drawn with the next frame of the screen
+    this.told = null; // message whose tick the charts have
     this.meter = new Meter();
     const { world, controls } = hello;
     document.title = `${world.name} · dsa play`;
     Object.assign($('world'), { textContent: `${world.name} ${world.version}`, title: world.description });
     $('machine').textContent = hello.machine;
     this.stage = new Stage($('stage'), world);
+    this.reel = new Reel(world.period_ms, (frame) => this.paint(frame));
     this.input = new Input(controls, (hold) => link.send({ do: 'hold', ...hold }), (held, moved) => this.pads.light(held, moved));
     this.pads = new Pads($('pads'), controls, this.input);
-    this.panel = new Panel(hello, (settings) => link.send({ do: 'set', ...settings }));
+    this.panel = new Panel(hello, (settings) => link.send({ do: 'set', ...settings }), (lane, prompt) => link.send({ do: 'prompt', lane, prompt }));
     this.film = new Film($('film'), $('timeline'), world.steps, (tick) => this.lookAt(tick), (tick) => this.rewind(tick));
     this.charts = new Charts($('charts'), world.steps, (tick) => this.lookAt(tick === null ? null : tick + 1));
     this.sentence = new Sentence(world.steps);
@@ -68,13 +70,18 @@ export class PlayPage {
     for (const range of document.querySelectorAll('.setting input[type=range], #timeline')) {
       range.addEventListener('pointerup', () => $('stage').focus({ preventScroll: true }));
     }
+    let pointed = false; // whoever chooses with the keys stays in the list
+    $('prompt').addEventListener('pointerdown', () => { pointed = true; });
+    $('prompt').addEventListener('keydown', () => { pointed = false; });
+    $('prompt').addEventListener('change', () => pointed && $('stage').focus({ preventScroll: true }));
     const shortcuts = {
       KeyP: actions.play, Period: actions.step, Comma: actions.back, KeyB: actions.fork, KeyR: actions.reset,
       KeyM: () => $('smooth').click(), Slash: () => $('help').showModal(),
     };
     addEventListener('keydown', (event) => {
-      if (event.ctrlKey || event.metaKey || event.altKey || $('help').open || ownsKey(event)) return;
+      if (event.ctrlKey || event.metaKey || event.altKey || $('help').open) return;
       if (event.code === 'Escape') $('stage').focus();
+      else if (ownsKey(event)) return;
       else if (this.input.keyDown(event)) event.preventDefault();
       else if (shortcuts[event.code] && (!event.repeat || event.code === 'Comma' || event.code === 'Period')) {
         event.preventDefault();
@@ -93,7 +100,10 @@ export class PlayPage {
 
   text(message) {
     if (message.is === 'state') this.enter(message);
-    else if (message.is === 'problem') this.toast(message.text);
+    else if (message.is === 'problem') {
+      this.toast(message.text);
+      if (this.state) this.panel.enter(this.state.lanes); // what was refused is not so
+    }
   }
 
   binary(message) {
@@ -101,7 +111,8 @@ export class PlayPage {
     if (!this.state) return;
     if (kind === TICKS) {
       head.lanes.forEach((info, lane) => {
-        this.history.add(lane, info, message.pictures[lane]);
+        // Of many pictures a copy of the last, or it would keep the others.
+        this.history.add(lane, info, message.reel.length > 1 ? message.pictures[lane].slice() : message.pictures[lane]);
         this.now[lane] = info;
       });
       this.state.tick = head.lanes[0].tick + 1;
@@ -110,19 +121,20 @@ export class PlayPage {
       this.now = message.pictures.map((_, lane) => this.history.at(lane, head.tick - 1)?.info ?? null);
     }
     this.preview = null;
-    if (!this.waiting) requestAnimationFrame(() => this.paint());
-    const { stamp } = this.waiting ?? {}; // of a picture that was overtaken before it was drawn
-    this.waiting = { ...message, stamp: kind === TICKS && this.input.echo(head.stamp) ? head.stamp : stamp };
+    if (kind !== TICKS) this.reel.clear();
+    const frames = message.reel.map((pictures) => ({ pictures, message }));
+    if (kind === TICKS && this.input.echo(head.stamp)) frames[0].stamp = head.stamp;
+    this.reel.add(frames);
   }
 
-  paint() {
-    const { pictures, height, width, kind, stamp } = this.waiting;
-    this.waiting = null;
-    this.stage.show(pictures, height, width);
-    if (kind === TICKS) this.meter.frame(performance.now());
+  paint({ pictures, message, stamp }) {
+    this.stage.show(pictures, message.height, message.width);
+    if (message.kind === TICKS) this.meter.frame(performance.now());
     // The frame of the screen after this one begins when this one has been handed over for display.
     if (stamp !== undefined) requestAnimationFrame(() => this.meter.input(performance.now() - stamp));
     this.tell(this.now);
+    if (message === this.told) return;
+    this.told = message;
     setTimeout(() => { // the picture is on its way to the screen first
       this.film.draw(this.history.lanes[0], this.state);
       this.charts.drawSoon(this.history.lanes);
@@ -150,12 +162,13 @@ export class PlayPage {
 
   // Where the world would be if it were rewound to `tick`: the picture of the tick before. null: back to now.
   lookAt(tick) {
-    if (this.state?.playing && tick !== null) return;
+    if (tick === null ? this.preview === null : this.state?.playing) return;
     const known = tick === null ? null : this.history.at(0, tick - 1);
     this.preview = known ? tick : null;
     const shown = this.preview ?? this.state?.tick;
     const found = [0, 1].map((lane) => this.history.at(lane, shown - 1)).filter(Boolean);
     if (!found.length) return;
+    this.reel.clear();
     if (found.every(({ picture }) => picture)) {
       this.stage.show(found.map(({ picture }) => picture), this.hello.world.height, this.hello.world.width);
     }
@@ -206,7 +219,7 @@ export class PlayPage {
 
 // Text fields own all keys, sliders the arrows, buttons what presses them.
 function ownsKey({ target, code }) {
-  if (target.matches?.('input[type=text]')) return true;
+  if (target.matches?.('input[type=text], select')) return true;
   if (target.matches?.('input[type=range], [role=radio]')) return code.startsWith('Arrow') || ['Home', 'End', 'PageUp', 'PageDown', 'Space'].includes(code);
   return Boolean(target.matches?.('button, input, summary, a')) && ['Space', 'Enter'].includes(code);
 }

@@ -19,16 +19,13 @@ export class Stage {
     this.count = count;
     this.root.dataset.lanes = document.body.dataset.lanes = count;
     this.lanes[1].hidden = count < 2;
-    this.settings = settings;
+    this.lanes.forEach((lane, index) => { lane.querySelector('.how').textContent = settings[index] ?? ''; });
     this.fit();
   }
 
   caption(words) {
     if (this.count < 2) return;
-    this.lanes.forEach((lane, index) => {
-      lane.querySelector('.how').textContent = this.settings[index];
-      lane.querySelector('.what').textContent = words[index] ?? '';
-    });
+    this.lanes.forEach((lane, index) => { lane.querySelector('.what').textContent = words[index] ?? ''; });
   }
 
   show(pictures, height, width) {

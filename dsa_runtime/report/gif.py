@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import GifImagePlugin, Image
 
-from ..report.film import gif_durations_ms
-from ..report.palette import BACKGROUND
+from .palette import BACKGROUND
 from .pictures import Pictures
 
+SAMPLES = 64
+"""Frames that are enough to find a palette from."""
 _COLOURS = 256
 _STRIP_COLOURS = 56
 
@@ -53,14 +55,20 @@ class GifPalette:
 
 
 def write_gif(
-    path: Path, pictures: Pictures, palette: GifPalette, period_ms: float, count: int, frames: Iterable[np.ndarray]
+    path: Path,
+    pictures: Pictures,
+    palette: GifPalette,
+    period_ms: float,
+    count: int,
+    frames: Iterable[tuple[int, np.ndarray]],
 ) -> None:
-    """Write `count` frames, `uint8[H, W, 3]` as the world draws them, as they come."""
+    """Write `count` frames as they come, `period_ms` each: the place of their tick, for its read-out, and the picture,
+    `uint8[H, W, 3]` as the world draws it."""
     # Pillow writes an animation only from all of its frames at once. Its function for one frame's blocks has no memory.
     shown: np.ndarray | None = None
     with path.open("wb") as file:
         file.write(palette.header(pictures.size))
-        for index, (pixels, duration_ms) in enumerate(zip(frames, gif_durations_ms(count, period_ms), strict=True)):
+        for (index, pixels), duration_ms in zip(frames, gif_durations_ms(count, period_ms), strict=True):
             frame = _indices(pictures, palette, index, pixels)
             top, bottom, left, right = _changed(shown, frame)
             changed = Image.fromarray(frame[top:bottom, left:right])
@@ -68,6 +76,21 @@ def write_gif(
                 file.write(block)
             shown = frame
         file.write(b";")
+
+
+def spread(count: int) -> list[int]:
+    """Places of frames to find a palette from: `SAMPLES` of `count`, evenly."""
+    return [round(place) for place in np.linspace(0, count - 1, min(count, SAMPLES))]
+
+
+def gif_durations_ms(frames: int, period_ms: float) -> list[int]:
+    """How long each frame is shown. GIF counts in 10 ms, so the remainders are carried on: no drift.
+
+    Browsers slow anything below 20 ms down to 100 ms, so that is the shortest.
+    """
+    period_ms = max(period_ms, 20.0)
+    edges = [round(index * period_ms / 10) for index in range(frames + 1)]
+    return [10 * (end - start) for start, end in itertools.pairwise(edges)]
 
 
 def _indices(pictures: Pictures, palette: GifPalette, index: int, pixels: np.ndarray) -> np.ndarray:
