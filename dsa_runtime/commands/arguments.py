@@ -49,6 +49,12 @@ def add_play(parser: argparse.ArgumentParser, ticks: int) -> None:
     )
 
 
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device", default="cpu", metavar="D", help="cpu, cuda or cuda:N: where the world runs (default: %(default)s)"
+    )
+
+
 def add_prompt(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompt", metavar="NAME", help="text to begin with, one of `dsa info WORLD` (default: the world's first)"

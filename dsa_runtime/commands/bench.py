@@ -43,7 +43,13 @@ def run(options: argparse.Namespace) -> Result:
     bench_shape.refuse(options)
     from ..world import load_world
 
-    with load_world(options.world, threads=options.threads, form=options.form, quality=options.quality) as world:
+    with load_world(
+        options.world,
+        threads=options.threads,
+        form=options.form,
+        quality=options.quality,
+        device=options.device or "cpu",
+    ) as world:
         document = bench_world(world, seed=options.seed, ticks=options.ticks, threshold=options.threshold)
     return Result(document, bench_text(document))
 

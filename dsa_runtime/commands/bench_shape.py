@@ -23,7 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device",
         metavar="NAME",
-        help=f"with --shape: h100-sxm, h200, l40s, rtx-4090, rtx-5090 or this-cpu (default: {_DEVICE})",
+        help="where it runs: cpu, cuda or cuda:N (default: cpu); with --shape: h100-sxm, h200, l40s, rtx-4090, rtx-5090"
+        f" or this-cpu (default: {_DEVICE})",
     )
     parser.add_argument(
         "--precision", metavar="P", help="with --shape: bf16, fp16, fp8 or fp32 (default: bf16; on this-cpu fp32)"
@@ -79,7 +80,7 @@ def run(options: argparse.Namespace) -> Result:
 
 def refuse(options: argparse.Namespace) -> None:
     """Raise DsaError where an option of a prediction was given without a shape."""
-    for name in _OPTIONS:
+    for name in _OPTIONS[1:]:
         if getattr(options, name) is not None:
             raise DsaError(f"--{name.replace('_', '-')}: is for predictions; give --shape, or leave it out")
 

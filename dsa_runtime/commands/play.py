@@ -20,7 +20,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BudgetError, ServingError
-from .arguments import add_json, add_positional_world, add_prompt, check_prompt, positive
+from .arguments import add_device, add_json, add_positional_world, add_prompt, check_prompt, positive
 from .machine import describe_machine
 from .result import Result
 
@@ -59,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="share of frames that may lie further than the world's delta from the full schedule's, to begin with",
     )
     add_prompt(parser)
+    add_device(parser)
     parser.add_argument("--threads", type=int, metavar="N", help="threads per graph (default: one per usable core)")
     parser.add_argument(
         "--tabs", type=positive, default=4, metavar="N", help="browser tabs at a time (default: %(default)s)"
@@ -105,7 +106,9 @@ def _playing(options: argparse.Namespace, stack: ExitStack) -> tuple[dict[str, A
     if budget_ms is not None and not LEAST_BUDGET_MS <= check_budget(budget_ms) <= MOST_BUDGET_MS:
         problem = f"must lie in {LEAST_BUDGET_MS:g}..{MOST_BUDGET_MS:g} (on the page it can be without limit)"
         raise BudgetError(f"--budget-ms: {problem}, got {budget_ms:g}")
-    world = stack.enter_context(load_world(options.world, threads=options.threads, quality=options.quality))
+    world = stack.enter_context(
+        load_world(options.world, threads=options.threads, quality=options.quality, device=options.device)
+    )
     spec = world.spec
     check_prompt(spec, options.prompt)
     settings = Settings(0, budget_ms or spec.frame.period_ms, spec.calibration.default_threshold, 0)

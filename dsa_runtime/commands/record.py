@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from .arguments import (
+    add_device,
     add_json,
     add_play,
     add_positional_world,
@@ -48,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"who plays: {', '.join(NAMES)} FILE.csv with a row of actions per tick (default: demo)",
     )
     add_prompt(parser)
+    add_device(parser)
     add_json(parser)
 
 
@@ -58,7 +60,13 @@ def run(options: argparse.Namespace) -> Result:
     if policy[0] == "script" and len(policy) == 2 and isinstance(ticks, _Unasked):
         ticks = rows_of_script(Path(policy[1]))
     options.out.parent.mkdir(parents=True, exist_ok=True)  # before the work: what cannot be made should fail now
-    with load_world(options.world, threads=options.threads, form=options.form, quality=options.quality) as world:
+    with load_world(
+        options.world,
+        threads=options.threads,
+        form=options.form,
+        quality=options.quality,
+        device=options.device,
+    ) as world:
         check_prompt(world.spec, options.prompt)
         actions = actions_of(policy, world.spec.action_space, ticks, options.seed)
         started = time.perf_counter()

@@ -20,7 +20,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ServingError
-from .arguments import positive
+from .arguments import add_device, positive
 from .result import Result
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="close a session that nothing was heard of for so long (default: %(default)g)",
     )
     parser.add_argument("--threads", type=int, metavar="N", help="threads per graph (default: one per usable core)")
+    add_device(parser)
     parser.add_argument(
         "--quality", type=float, metavar="ALPHA", help="share of frames that may lie further than the worlds' delta"
     )
@@ -185,7 +186,9 @@ def _load(options: argparse.Namespace, stack: ExitStack) -> dict[str, World]:
 
     worlds: dict[str, World] = {}
     for given in options.world or [None]:
-        world = stack.enter_context(load_world(given, threads=options.threads, quality=options.quality))
+        world = stack.enter_context(
+            load_world(given, threads=options.threads, quality=options.quality, device=options.device)
+        )
         if world.spec.name in worlds:
             raise ServingError(
                 f"world {given}: there is one of the name {world.spec.name!r} already; serve it elsewhere"

@@ -66,7 +66,7 @@ def test_this_cpu_is_measured_when_asked_for(dsa: Run, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (("--device", "h200"), "--device: is for predictions; give --shape"),
+        (("--device", "h200"), "device: expected cpu, cuda or cuda:N, got 'h200'"),
         (("--gpu-hour", 2), "--gpu-hour: is for predictions"),
         (("--shape", "wan-1.3b", "--world", "x"), "--world: a world is measured"),
         (("--shape", "wan-2b"), "--shape wan-2b: neither one of wan-1.3b, wan-14b, defend-the-line nor"),
