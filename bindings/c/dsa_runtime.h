@@ -33,11 +33,11 @@
          if (dsa_session_open(world, NULL, &session) < 0) return fail("session");
          if (dsa_session_prepare(session) < 0) return fail("prepare");
 
-         uint8_t *frame = malloc(spec.frame_bytes);
+         uint8_t *frame = malloc(spec.tick_bytes);
          int32_t forward = 1;                                     (the bundled world is Discrete)
          for (int i = 0; i < (int)spec.fps; i++) {
              int32_t status = dsa_session_step(session, &forward, sizeof forward, DSA_BUDGET_PERIOD,
-                                               frame, spec.frame_bytes, &tick);
+                                               frame, spec.tick_bytes, &tick);
              if (status < 0) return fail("step");
              printf("tick %d: %u steps, confidence %.2f, %.1f ms%s\n", (int)tick.tick, (unsigned)tick.steps,
                     tick.confidence, tick.total_us / 1000.0, status > 0 ? ", late" : "");
@@ -58,6 +58,9 @@
    Threads     A session serves one thread at a time; a second one gets DSA_E_BUSY and nothing happens. Only
                dsa_session_cancel may be called meanwhile. Different sessions may run on different threads. In
                libdsa_runtime their Python parts take turns; the inference, which is nearly all of it, does not.
+   Pictures    A tick draws dsa_spec.frames_per_tick pictures: 1 in nearly all worlds, more where a tick is a piece of
+               film. A step writes all of them, dsa_spec.tick_bytes; where a session stands (reset, rewind, restore) is
+               one picture, dsa_spec.frame_bytes.
    Hot path    After dsa_session_prepare, dsa_session_step allocates nothing on the thread that calls it (inference
                runs on others), opens no file and logs nothing unless something is wrong.
    Process     The library never ends the process and never touches signal handlers, locale, working folder or stdio. It
@@ -73,9 +76,10 @@
    the first step is ready in time, the session's on_miss says what happens:
 
      DSA_ON_MISS_BEST_EFFORT  the call waits for the frame; status DSA_LATE
-     DSA_ON_MISS_REPEAT       the call returns in time with the newest finished frame; status DSA_REPEATED. The tick
-                              goes on in the background and becomes the next tick's past. If the next call finds it
-                              still at work: DSA_SKIPPED, the same frame again, the action was not taken in
+     DSA_ON_MISS_REPEAT       the call returns in time with the newest finished frame; status DSA_REPEATED (where a
+                              tick has several pictures: with the last of them, as often as that). The tick goes on
+                              in the background and becomes the next tick's past. If the next call finds it still at
+                              work: DSA_SKIPPED, the same frame again, the action was not taken in
      DSA_ON_MISS_ERROR        the call returns in time; DSA_E_DEADLINE, the tick is undone and can be tried again
 
    This is soft real time: it holds as well as the operating system puts a waiting thread back on a core.
@@ -120,7 +124,7 @@ extern "C" {
 
 /* Of this header. The major number changes when programs have to be changed, the minor one when something is added. */
 #define DSA_VERSION_MAJOR 1
-#define DSA_VERSION_MINOR 0
+#define DSA_VERSION_MINOR 1
 #define DSA_VERSION_PATCH 0
 #define DSA_VERSION (DSA_VERSION_MAJOR * 1000000 + DSA_VERSION_MINOR * 1000 + DSA_VERSION_PATCH)
 
@@ -162,7 +166,8 @@ enum {
     DSA_E_CAPACITY = -18,    /* libdsa_client: the server has no room now; try again later */
     DSA_E_MEMORY = -19,      /* out of memory or of handles */
     DSA_E_FORKED = -20,      /* this process was forked after dsa_runtime_open */
-    DSA_E_UNSUPPORTED = -21  /* this library, or the server, does not offer it */
+    DSA_E_UNSUPPORTED = -21, /* this library, or the server, does not offer it */
+    DSA_E_PROMPT = -22       /* a prompt that is none of the world's, or no embeddings for it; or it takes no text */
 };
 
 /* "DSA_E_WORLD" for DSA_E_WORLD, "unknown status" for what is none. Static; any thread. */
@@ -279,15 +284,18 @@ typedef struct dsa_session_config {
     uint32_t checkpoint_ticks; /* with recover: ticks between the snapshots that are kept for it; 0: ten seconds' */
     uint32_t lease_ms;         /* how long the session outlives this process at the server; 0: the server's default */
     uint32_t reserved;
+
+    /* since 1.1 */
+    const char *prompt; /* the text to begin with: one of dsa_spec.prompts, UTF-8. NULL: the first of them */
 } dsa_session_config;
 
 /* What a world is. Pointers are the library's, valid until the world is closed. */
 typedef struct dsa_spec {
     uint32_t struct_size;
-    uint32_t height, width, channels; /* a frame is uint8_t[height][width][channels], RGB, top row first */
-    size_t frame_bytes;               /* height * width * channels */
-    double fps;                       /* native rate */
-    uint64_t period_us;               /* 1e6 / fps: DSA_BUDGET_PERIOD */
+    uint32_t height, width, channels; /* a picture is uint8_t[height][width][channels], RGB, top row first */
+    size_t frame_bytes;               /* of one picture: height * width * channels */
+    double fps;                       /* native rate: pictures a second */
+    uint64_t period_us;               /* of a tick: 1e6 * frames_per_tick / fps; DSA_BUDGET_PERIOD */
     uint32_t aspect_width;            /* how it is meant to be shown: aspect_width : aspect_height */
     uint32_t aspect_height;
     int32_t action_type;              /* an action is int32_t (DSA_DISCRETE), uint8_t[action_count] of 0 and 1
@@ -305,6 +313,15 @@ typedef struct dsa_spec {
     const char *const *action_units;  /* [action_count]; NULL unless DSA_BOX */
     const float *action_low, *action_high; /* [action_count]; NULL unless DSA_BOX */
     const double *schedule_levels;    /* [schedule_steps], noise levels, falling from 1 */
+
+    /* since 1.1; an older library leaves 0 */
+    uint32_t frames_per_tick;         /* pictures that a tick draws; 1 in nearly all worlds */
+    uint32_t text_width;              /* of an embedding of a prompt; 0: the world takes no text */
+    uint32_t text_tokens;             /* most embeddings of a prompt */
+    uint32_t prompt_count;            /* texts whose embeddings come with the world; 0 if it takes none */
+    size_t tick_bytes;                /* what a step writes: frames_per_tick * frame_bytes, as
+                                         uint8_t[frames_per_tick][height][width][channels], oldest picture first */
+    const char *const *prompts;       /* [prompt_count], UTF-8; NULL if there are none */
 } dsa_spec;
 
 /* What became of a tick. Times in microseconds. */
@@ -378,7 +395,7 @@ DSA_API DSA_CHECKED int32_t dsa_world_open(dsa_runtime *runtime, const dsa_world
    dsa_session_cancel); new ones get DSA_E_HANDLE. NULL: nothing, 0. Any thread. */
 DSA_API int32_t dsa_world_close(dsa_world *world);
 
-/* What it is: sizes of frames and actions, rate, schedule. Any thread, no cost. */
+/* What it is: sizes of pictures and actions, rate, schedule, prompts. Any thread, no cost. */
 DSA_API DSA_CHECKED int32_t dsa_world_spec(dsa_world *world, dsa_spec *spec);
 
 /* ---- Session ---------------------------------------------------------------------------------------------------- */
@@ -402,8 +419,9 @@ DSA_API DSA_CHECKED int32_t dsa_session_prepare(dsa_session *session);
 
      action, action_bytes  as dsa_spec.action_type says; action_bytes must be dsa_spec.action_bytes
      budget_us             from call to return: DSA_BUDGET_PERIOD, DSA_BUDGET_NONE or microseconds
-     frame, frame_bytes    where the picture goes, at least dsa_spec.frame_bytes (else DSA_E_BUFFER, and nothing
-                           moves); written if the status is not negative. NULL and 0: the picture is not wanted
+     frame, frame_bytes    where the tick's pictures go, at least dsa_spec.tick_bytes (else DSA_E_BUFFER, and nothing
+                           moves): that many are written if the status is not negative, oldest picture first. NULL
+                           and 0: they are not wanted
      tick                  what it came to; may be NULL. Written if the status is not negative
 
    DSA_OK, DSA_LATE, DSA_REPEATED, DSA_SKIPPED; DSA_E_ACTION, DSA_E_DEADLINE, DSA_E_CANCELLED, DSA_E_ENGINE,
@@ -425,9 +443,10 @@ DSA_API DSA_CHECKED int32_t dsa_session_step_exactly(dsa_session *session, const
 DSA_API int32_t dsa_session_cancel(dsa_session *session, int32_t *cancelled);
 
 /* The following ones wait for the commit under way, and cost milliseconds. One thread at a time per session. Where
-   they take a frame, it is as in dsa_session_step: the picture that the session is at then. */
+   they take a frame, it is for the one picture that the session is at then: at least dsa_spec.frame_bytes, or NULL and
+   0. */
 
-/* Start over from context seed % contexts. */
+/* Start over from context seed % contexts. The prompt stays. */
 DSA_API DSA_CHECKED int32_t dsa_session_reset(dsa_session *session, uint64_t seed, uint8_t *frame, size_t frame_bytes);
 
 /* Undo the newest `ticks` ticks, at most dsa_session_config.history; DSA_E_SESSION for more. 0: only the picture. */
@@ -436,13 +455,13 @@ DSA_API DSA_CHECKED int32_t dsa_session_rewind(dsa_session *session, uint32_t ti
 
 /* Everything that decides the session's future, as portable bytes: for any session of the same world, in either
    library, in Python and at a server. *bytes is how many were written. With buffer NULL and capacity 0: how many
-   suffice for any snapshot of this session. Too small: DSA_E_BUFFER, *bytes is what it needs. `bytes` must not be
-   NULL. */
+   suffice for any snapshot of this session; in a world that begins with less than it looks back at, those of the first
+   ticks are smaller: ask anew. Too small: DSA_E_BUFFER, *bytes is what it needs. `bytes` must not be NULL. */
 DSA_API DSA_CHECKED int32_t dsa_session_snapshot(dsa_session *session, uint8_t *buffer, size_t capacity,
                                                  size_t *bytes);
 
-/* Go on from a snapshot of the same world; DSA_E_SNAPSHOT if it is none. The controller comes with it; the history of
-   dsa_session_rewind starts anew. */
+/* Go on from a snapshot of the same world; DSA_E_SNAPSHOT if it is none. The controller and the prompt come with it;
+   the history of dsa_session_rewind starts anew. */
 DSA_API DSA_CHECKED int32_t dsa_session_restore(dsa_session *session, const uint8_t *snapshot, size_t bytes,
                                                 uint8_t *frame, size_t frame_bytes);
 
@@ -454,6 +473,18 @@ DSA_API DSA_CHECKED int32_t dsa_session_fork(dsa_session *session, uint32_t coun
 /* Replace how steps are allocated, from the next tick on; and how they are now. */
 DSA_API DSA_CHECKED int32_t dsa_session_configure(dsa_session *session, const dsa_controller *controller);
 DSA_API DSA_CHECKED int32_t dsa_session_controller(dsa_session *session, dsa_controller *controller);
+
+/* Since 1.1. Condition the coming ticks on another text, in worlds that take one (dsa_spec.text_width):
+
+     name                one of dsa_spec.prompts, UTF-8
+     embeddings, tokens  float[tokens][dsa_spec.text_width], finite, of 1 to dsa_spec.text_tokens tokens; made
+                         elsewhere, as neither library has a text encoder. Read during the call
+
+   What the world remembers depends on the text it was made with, so the ticks that the session looks back at are drawn
+   into the cache again: this takes as long as so many commits, and the history of dsa_session_rewind starts anew.
+   DSA_E_PROMPT if it is no such text, or the world takes none; an error leaves the session as it was. */
+DSA_API DSA_CHECKED int32_t dsa_session_set_prompt(dsa_session *session, const char *name);
+DSA_API DSA_CHECKED int32_t dsa_session_set_text(dsa_session *session, const float *embeddings, uint32_t tokens);
 
 /* Where the session is. Does not wait. */
 DSA_API DSA_CHECKED int32_t dsa_session_where(dsa_session *session, dsa_session_state *state);

@@ -3,7 +3,7 @@
 //     dsa::Runtime runtime;
 //     dsa::World world(runtime);
 //     dsa::Session session(world);
-//     std::vector<std::uint8_t> frame(world.spec().frame_bytes);
+//     std::vector<std::uint8_t> frame(world.spec().tick_bytes);
 //     dsa::Tick tick = session.step(std::int32_t{1}, dsa::period, frame);
 //     if (tick.status != DSA_OK) ...                                     // late, repeated or skipped
 //
@@ -147,7 +147,10 @@ class Session {
 public:
     explicit Session(const World &world) : Session(world, SessionConfig()) {}
     Session(const World &world, const dsa_session_config &config)
-        : runtime_(world.runtime_), world_(world.handle_), frame_bytes_(world.spec().frame_bytes)
+        : runtime_(world.runtime_),
+          world_(world.handle_),
+          frame_bytes_(world.spec().frame_bytes),
+          text_width_(world.spec().text_width)
     {
         dsa_session *opened = nullptr;
         check(dsa_session_open(world.get(), &config, &opened));
@@ -158,7 +161,7 @@ public:
     void prepare() { check(dsa_session_prepare(get())); }
 
     // One tick. The action is an int32_t (Discrete), or a container of uint8_t (MultiBinary) or float (Box) with
-    // data() and size(). The frame has spec().frame_bytes; an empty one is not written.
+    // data() and size(). The frame has spec().tick_bytes, for all pictures of the tick; an empty one is not written.
     template <typename Action>
     Tick step(const Action &action, Budget budget, std::vector<std::uint8_t> &frame)
     {
@@ -231,6 +234,19 @@ public:
         return forks;
     }
 
+    // Condition the coming ticks on another text: one of spec().prompts ...
+    void set_prompt(const std::string &name) { check(dsa_session_set_prompt(get(), name.c_str())); }
+
+    // ... or embeddings of as many tokens as there are rows of spec().text_width in it.
+    void set_text(const std::vector<float> &embeddings)
+    {
+        const std::size_t width = text_width_ ? text_width_ : 1;  // where there is none, the library says so
+        if (embeddings.empty() || embeddings.size() % width) {
+            throw std::invalid_argument("embeddings: not a number of rows of spec().text_width");
+        }
+        check(dsa_session_set_text(get(), embeddings.data(), static_cast<std::uint32_t>(embeddings.size() / width)));
+    }
+
     void configure(const dsa_controller &controller) { check(dsa_session_configure(get(), &controller)); }
 
     Controller controller()
@@ -251,7 +267,11 @@ public:
 
 private:
     Session(const Session &other, dsa_session *handle)
-        : runtime_(other.runtime_), world_(other.world_), handle_(handle), frame_bytes_(other.frame_bytes_)
+        : runtime_(other.runtime_),
+          world_(other.world_),
+          handle_(handle),
+          frame_bytes_(other.frame_bytes_),
+          text_width_(other.text_width_)
     {
     }
 
@@ -271,6 +291,7 @@ private:
     std::shared_ptr<dsa_world> world_;
     std::unique_ptr<dsa_session, detail::CloseSession> handle_;
     std::size_t frame_bytes_;
+    std::uint32_t text_width_;
 };
 
 }  // namespace dsa

@@ -31,6 +31,7 @@ STATUS_OF: dict[type[BaseException], int] = {
     errors.DeadlineError: -14,
     errors.CancelledError: -15,
     errors.SnapshotError: -16,
+    errors.PromptError: -22,
     MemoryError: -19,
 }
 _MESSAGE_BYTES = 1023  # DSA_PY_MESSAGE_BYTES, without the 0 at its end
@@ -150,6 +151,15 @@ class Halves:
 
     def session_controller(self, number: int, controller: Any) -> int:
         self._structs.fill_controller(controller, self._sessions[number][0].controller)
+        return OK
+
+    def session_set_prompt(self, number: int, name: Any) -> int:
+        self._sessions[number][0].set_prompt(self._structs.words(name))
+        return OK
+
+    def session_set_text(self, number: int, embeddings: Any, tokens: int) -> int:
+        session = self._sessions[number][0]
+        session.set_prompt(self._structs.embeddings(embeddings, tokens, session.spec.text.width))
         return OK
 
     def session_where(self, number: int, state: Any) -> int:

@@ -47,7 +47,20 @@ class Structs:
             "on_miss": _chosen("on_miss", ON_MISS, config.on_miss, SessionError),
             "history": config.history,
             "threads": config.threads or None,
+            "prompt": self.words(config.prompt) if config.prompt else None,
         }
+
+    def words(self, text: Any) -> str:
+        """A name that is not the system's; what is no UTF-8 in it makes it another name."""
+        return bytes(self._ffi.string(text)).decode(errors="replace")
+
+    def embeddings(self, values: Any, tokens: int, width: int) -> Any:
+        """A view, `float32[tokens, width]`; only as much of it is read as the session finds good."""
+        import numpy as np
+
+        count = tokens * width
+        flat = np.frombuffer(self._ffi.buffer(values, 4 * count), np.float32) if count else np.empty(0, np.float32)
+        return flat.reshape(tokens, width)
 
     def controller(self, given: Any) -> Controller:
         """A controller of the SDK."""
@@ -98,6 +111,7 @@ class Structs:
         frame, calibration = spec.frame, spec.calibration
         given.height, given.width, given.channels = frame.height, frame.width, frame.channels
         given.frame_bytes = frame.height * frame.width * frame.channels
+        given.frames_per_tick, given.tick_bytes = frame.frames_per_tick, frame.frames_per_tick * given.frame_bytes
         given.fps, given.period_us = frame.fps, round(frame.period_ms * _US)
         given.aspect_width, given.aspect_height = frame.display_aspect
         given.action_type = [Discrete, MultiBinary, Box].index(type(space)) + 1
@@ -115,6 +129,9 @@ class Structs:
         given.delta, given.delta_unit = calibration.delta, text(calibration.delta_unit)
         given.name, given.version, given.licence = text(spec.name), text(spec.version), text(spec.licence)
         given.description, given.fingerprint = text(spec.description), text(spec.fingerprint)
+        if spec.text.width:
+            given.text_width, given.text_tokens = spec.text.width, spec.text.tokens
+            given.prompts, given.prompt_count = texts(spec.text.prompts), len(spec.text.prompts)
         return kept
 
     def fill_state(self, given: Any, session: Session) -> None:

@@ -179,8 +179,8 @@ class Behaviour:
             yield play
 
 
-def long_drift(sizes: DriftConfig, ticks: int | None, sessions: int | None) -> DriftConfig:
+def long_drift(sizes: DriftConfig, ticks: int | None, sessions: int | None, moments: int | None = None) -> DriftConfig:
     """The sizes with what was asked for on the command line; a run shorter than a window has shorter windows."""
-    ticks = sizes.ticks if ticks is None else ticks
-    window = min(sizes.window, max(ticks, 1))
-    return replace(sizes, ticks=ticks, sessions=sizes.sessions if sessions is None else sessions, window=window)
+    asked: dict[str, Any] = {"ticks": ticks, "sessions": sessions, "moments": moments}
+    sizes = replace(sizes, **{name: value for name, value in asked.items() if value is not None})
+    return replace(sizes, window=min(sizes.window, sizes.ticks))

@@ -232,6 +232,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--probe", type=Path, help="weights of the probe that reads the pictures (default: in RUNS)")
     top.add_argument("--ticks", type=int, help="ticks of free play of the part drift")
     top.add_argument("--sessions", type=int, help="its sessions")
+    top.add_argument("--moments", type=int, help="at which they are forked before a checkpoint, to ask for actions")
     top.add_argument(
         "--training-seeds", type=int, nargs="+", metavar="S", help="of the part allocation (default: all finished ones)"
     )
@@ -253,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         document = read_document(options.json, config.name)
         lpips = None if options.no_lpips else Lpips.load()
         sizes = EvaluationSizes.quick() if options.quick else EvaluationSizes()
-        sizes = replace(sizes, drift=long_drift(sizes.drift, options.ticks, options.sessions))
+        sizes = replace(sizes, drift=long_drift(sizes.drift, options.ticks, options.sessions, options.moments))
         sizes = replace(sizes, allocation=asked_allocation(sizes.allocation, options))
         probe = options.probe or probe_path(config, options.runs)
         finished = options.checkpoint == FINISHED

@@ -5,7 +5,7 @@ servers do."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -23,22 +23,29 @@ DOORS = (*ALONE, "batched")
 
 @pytest.fixture(scope="session")
 def doors(tiny_world: World, tiny_package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Door]]:
+    """All of them, to the tiny world. A module of another world has its own."""
+    with doors_of(tiny_world, tiny_package, tmp_path_factory) as found:
+        yield found
+
+
+@contextmanager
+def doors_of(world: World, package: Path, folders: pytest.TempPathFactory) -> Iterator[dict[str, Door]]:
     """All of them, `c` if it can be built here. The servers are in threads of this process, and the library uses its
     Python, so that a test can get at the engine they run on."""
     with ExitStack() as stack:
-        found = {"python": Door("python", tiny_world.spec, tiny_world.session)}
+        found = {"python": Door("python", world.spec, world.session)}
         for name in ("wire", "batched"):
             settings = {"batched": name == "batched", "load_most": float("inf"), "max_sessions": 256}
-            server = stack.enter_context(serve(tiny_world, tmp_path_factory.mktemp(name), **settings))
+            server = stack.enter_context(serve(world, folders.mktemp(name), **settings))
             connection = stack.enter_context(connect(server.address))
             found[name] = Door(name, connection.spec, connection.session)
             if name == "wire" and client.missing() is None:
-                far = stack.enter_context(client.ClientWorld(tiny_world.spec, server.address))
-                found["client"] = Door("client", tiny_world.spec, far.session)
+                far = stack.enter_context(client.ClientWorld(world.spec, server.address))
+                found["client"] = Door("client", world.spec, far.session)
         with suppress(ToolsMissing):
             library = Library(built() / "lib" / NAME)
-            world = stack.enter_context(closing(CWorld(library, tiny_package, tiny_world.spec)))
-            found["c"] = Door("c", tiny_world.spec, world.session)
+            near = stack.enter_context(closing(CWorld(library, package, world.spec)))
+            found["c"] = Door("c", world.spec, near.session)
         yield found
 
 

@@ -1,4 +1,4 @@
-"""Door: a way to a session of the tiny world. What a session does must not depend on which one it is."""
+"""Door: a way to a session of a world. What a session does must not depend on which one it is."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ from dsa_runtime import (
     DeadlineError,
     DsaError,
     EngineError,
+    PromptError,
     SessionError,
     SnapshotError,
     Tick,
@@ -224,6 +225,7 @@ class TestErrors:
             (lambda s: s.restore(b"nonsense"), SnapshotError, "something else"),
             (lambda s: s.restore(s.snapshot()[:-1]), SnapshotError, "damaged"),
             (lambda s: setattr(s, "controller", Controller(target_steps=40.0)), BudgetError, "target_steps"),
+            (lambda s: s.set_prompt("a storm"), PromptError, "takes no text"),
         ],
     )
     def test_a_call_that_raises_leaves_the_session_as_it_was(
@@ -265,6 +267,7 @@ class TestErrors:
             ({"on_miss": "panic"}, SessionError, "on_miss"),
             ({"history": -1}, SessionError, "history"),
             ({"controller": Controller(target_steps=40.0)}, BudgetError, "target_steps"),
+            ({"prompt": "a storm"}, PromptError, "takes no text"),
         ],
     )
     def test_a_session_that_makes_no_sense_is_not_opened(

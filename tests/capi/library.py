@@ -93,22 +93,32 @@ class CWorld:
         controller: Controller | None = None,
         on_miss: str = "best_effort",
         history: int = 0,
+        prompt: str | np.ndarray | None = None,
     ) -> CSession:
-        """As `World.session`."""
+        """As `World.session`; embeddings are set when it is open."""
         controller = controller or Controller()
         changes = {"threshold": threshold, "max_steps": max_steps}
         controller = dataclasses.replace(controller, **{name: v for name, v in changes.items() if v is not None})
         session = self._library.ffi.new("dsa_session **")
         kept = self._library.controller(controller)
+        name = self._library.ffi.new("char[]", prompt.encode()) if isinstance(prompt, str) else self._library.ffi.NULL
         config = self._library.struct(
             "session_config",
             seed=check_seed(seed),
             on_miss=ON_MISS.index(on_miss) if on_miss in ON_MISS else -1,
             history=check_count("history", history, 0, 1 << 20),
             controller=kept,
+            prompt=name,
         )
         self._library.call("session_open", self._world[0], config, session)
-        return CSession(self._library, self.spec, session[0])
+        opened = CSession(self._library, self.spec, session[0])
+        try:
+            if isinstance(prompt, np.ndarray):
+                opened.set_prompt(prompt)
+        except BaseException:
+            opened.close()
+            raise
+        return opened
 
     def close(self) -> None:
         self._library.call("runtime_close", self._runtime[0])
@@ -153,17 +163,18 @@ class CSession:
         else:
             budget_ms = check_budget(budget_ms)
             budget_us = NO_BUDGET_US if budget_ms == math.inf else max(round(budget_ms * 1000), 1)
-        pixels, frame = self._frame()
+        frames, place = self._place(self.spec.frame.tick_shape)
         tick = self._library.struct("tick")
         if steps is None:
-            status = self._call("step", raw, len(raw), budget_us, frame, pixels.nbytes, tick)
+            status = self._call("step", raw, len(raw), budget_us, place, frames.nbytes, tick)
         else:
             steps = check_steps(steps, self.spec.schedule.steps)
-            status = self._call("step_exactly", raw, len(raw), steps, budget_us, frame, pixels.nbytes, tick)
+            status = self._call("step_exactly", raw, len(raw), steps, budget_us, place, frames.nbytes, tick)
         assert tick.status == status and tick.call_us >= tick.total_us
         endless = tick.budget_us == NO_BUDGET_US
         return Tick(
-            pixels=pixels,
+            pixels=frames[-1],
+            frames=frames,
             tick=tick.tick,
             frame_tick=tick.frame_tick,
             steps=tick.steps,
@@ -207,6 +218,13 @@ class CSession:
         self._call("snapshot", buffer, size[0], size)
         return bytes(ffi.buffer(buffer, size[0]))
 
+    def set_prompt(self, prompt: str | np.ndarray) -> None:
+        if isinstance(prompt, str):
+            self._call("set_prompt", prompt.encode())
+        else:
+            rows = np.ascontiguousarray(prompt, np.float32)
+            self._call("set_text", self._library.ffi.from_buffer("float[]", rows), len(rows))
+
     def fork(self, n: int = 1) -> list[CSession]:
         n = check_count("n", n, 1, 1 << 16)
         forks = self._library.ffi.new("dsa_session *[]", n)
@@ -236,11 +254,10 @@ class CSession:
         return self._library.call(f"session_{name}", self._handle, *arguments)
 
     def _moved(self, name: str, *arguments: Any) -> np.ndarray:
-        pixels, frame = self._frame()
-        self._call(name, *arguments, frame, pixels.nbytes)
+        pixels, place = self._place(self.spec.frame.shape)
+        self._call(name, *arguments, place, pixels.nbytes)
         return pixels
 
-    def _frame(self) -> tuple[np.ndarray, Any]:
-        frame = self.spec.frame
-        pixels = np.zeros((frame.height, frame.width, 3), np.uint8)
+    def _place(self, shape: tuple[int, ...]) -> tuple[np.ndarray, Any]:
+        pixels = np.zeros(shape, np.uint8)
         return pixels, self._library.ffi.from_buffer("uint8_t[]", pixels, require_writable=True)

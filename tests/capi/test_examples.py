@@ -16,6 +16,7 @@ import pytest
 from dsa_runtime import World
 from dsa_runtime.capi.build import NAME, ToolsMissing
 from tests.capi import client, library
+from tests.chunk_world import write_chunk_world
 from tests.wire_clients.serve import ServerProcess
 
 PATIENCE_S = 120.0
@@ -28,23 +29,28 @@ class Side:
     name: str
     path: Path
     world: str
+    chunks: str
+    """A world whose tick is several pictures, and that takes text."""
     environment: dict[str, str]
 
 
 @pytest.fixture(scope="module", params=["libdsa_runtime", "libdsa_client"])
-def side(request: pytest.FixtureRequest, tiny_package: Path) -> Iterator[Side]:
+def side(
+    request: pytest.FixtureRequest, tiny_package: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Side]:
     if (reason := client.missing()) is not None:
         pytest.skip(reason)
+    chunks = write_chunk_world(tmp_path_factory.mktemp("worlds") / "chunks")
     if request.param == "libdsa_client":
         path = client.built() / client.NAME
-        with ServerProcess("tcp://127.0.0.1:*", [tiny_package]) as server:
-            yield Side(request.param, path, "tiny", {"DSA_SERVER": server.address})
+        with ServerProcess("tcp://127.0.0.1:*", [tiny_package, chunks]) as server:
+            yield Side(request.param, path, "tiny", "chunks", {"DSA_SERVER": server.address})
         return
     try:
         path = library.built() / "lib" / NAME
     except ToolsMissing as error:
         pytest.skip(str(error).splitlines()[0])
-    yield Side(request.param, path, str(tiny_package), {"DSA_PYTHON": sys.executable})
+    yield Side(request.param, path, str(tiny_package), str(chunks), {"DSA_PYTHON": sys.executable})
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +91,8 @@ def test_a_host_of_plugins(side: Side, examples: Path) -> None:
 def test_c_plus_plus(side: Side, examples: Path) -> None:
     printed = run(side, examples / "hpp_example", "--world", side.world)
     assert "tick 7: " in printed and "at tick 9" in printed and "DSA_E_SESSION: " in printed
+    printed = run(side, examples / "hpp_example", "--world", side.chunks)
+    assert "tick 7: " in printed and "2 prompts, 4 pictures a tick" in printed
 
 
 def test_an_error_is_said(side: Side, examples: Path) -> None:
@@ -97,18 +105,19 @@ def test_a_game(side: Side, tiny_world: World, tmp_path: Path) -> None:
         pytest.skip(reason)
     client.make(tmp_path, "game", LIBRARY=side.path)
     picture = tmp_path / "picture.ppm"
-    run(
-        side,
-        tmp_path / "sdl_game",
-        *("--world", side.world, "--seed", 3, "--frames", 5, "--picture", picture),
-        SDL_VIDEODRIVER="dummy",
-        SDL_AUDIODRIVER="dummy",
-    )
-    content = picture.read_bytes()
-    assert content.startswith(b"P6\n8 8\n255\n")
-    shown = np.frombuffer(content[-192:], np.uint8)
-    # The keyboard is not touched: action 0, five times. Busy machines may have taken fewer steps, or none in time.
-    assert shown.std() > 0
+    for world in (side.chunks, side.world):
+        run(
+            side,
+            tmp_path / "sdl_game",
+            *("--world", world, "--seed", 3, "--frames", 3, "--picture", picture),
+            SDL_VIDEODRIVER="dummy",
+            SDL_AUDIODRIVER="dummy",
+        )
+        content = picture.read_bytes()
+        assert content.startswith(b"P6\n8 8\n255\n") and len(content) == 11 + 192
+        shown = np.frombuffer(content[-192:], np.uint8)
+        # The keyboard is not touched: action 0, three times. Busy machines may have taken fewer steps, or none in time.
+        assert shown.std() > 0
     with tiny_world.session(4) as other:
         assert (other.step(0).pixels.ravel() != shown).any()
 

@@ -34,7 +34,7 @@ def session(world: CWorld) -> Iterator[CSession]:
 def status_of_a_step(session: CSession) -> tuple[int, str, np.ndarray]:
     """Status, message and frame."""
     library = session._library
-    pixels, frame = session._frame()
+    pixels, frame = session._place(session.spec.frame.shape)
     pixels[:] = 77
     status = library.lib.dsa_session_step(session._handle, b"\1\0\0\0", 4, 0, frame, pixels.nbytes, library.ffi.NULL)
     return status, library.ffi.string(library.lib.dsa_last_error()).decode(), pixels
@@ -85,7 +85,7 @@ def test_a_python_half_that_cannot_even_answer(
     [
         ({}, "AttributeError: "),
         ({"status": "new"}, "ValueError: status: unknown: 'new'"),
-        ({"status": "ok", "pixels": b"picture"}, "TypeError: pixels: no array"),
+        ({"status": "ok", "frames": b"pictures"}, "TypeError: frames: no array"),
     ],
 )
 def test_a_tick_that_is_none(

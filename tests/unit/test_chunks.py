@@ -104,6 +104,11 @@ class TestStream:
             np.testing.assert_array_equal(play(session, ACTIONS[4:]), expected[4:])
             branch.close()
 
+    def test_a_snapshot_before_the_first_tick(self, world: World, expected: list[np.ndarray]) -> None:
+        with world.session(7) as session, world.session(3) as other:
+            np.testing.assert_array_equal(other.restore(session.snapshot()), session.reset(7))
+            np.testing.assert_array_equal(play(other), expected)
+
     def test_reset_begins_a_new_one(self, world: World, expected: list[np.ndarray]) -> None:
         with world.session(3) as session:
             play(session, ACTIONS[:3])

@@ -74,6 +74,7 @@ struct world {
     char *texts;         /* all of them, one after the other */
     size_t texts_used, texts_bytes;
     const char **names;  /* of actions, then their units */
+    const char **prompts;
     float *bounds;       /* lows, then highs */
     double *levels;
 };
@@ -90,7 +91,7 @@ bool json_top_text(const char *json, size_t bytes, const char *name, char *targe
 
 /* ---- Session ---- */
 
-enum stage { AT_HELLO, AT_OPEN, AT_FRAMES, AT_RESTORE, AT_REPLAY, AT_CONTROLLER, PLACED };
+enum stage { AT_HELLO, AT_OPEN, AT_FRAMES, AT_RESTORE, AT_REPLAY, AT_PROMPT, AT_CONTROLLER, PLACED };
 enum phase { IDLE, WAITING, ASKING }; /* what dsa_session_cancel has to stop */
 enum step_kind { NO_STEP, THIS_STEP, LATE_STEP };
 
@@ -138,7 +139,7 @@ struct session {
     bool is_late;
     struct job step;
     struct wish wish;
-    uint8_t *newest; /* the newest frame and its tick; only with DSA_ON_MISS_REPEAT */
+    uint8_t *newest; /* the pictures of the newest frame, and its tick; only with DSA_ON_MISS_REPEAT */
     int64_t newest_tick;
     double way_us;   /* how long the way there and back takes at most: a maximum that fades */
 
@@ -146,6 +147,7 @@ struct session {
     enum stage stage;
     bool is_asking, was_placed, was_recovered;
     uint32_t replayed;
+    const struct prompt *next_prompt; /* of the journal, that has not come again yet */
     uint64_t key;
     double lost_at, pause_until;
     uint64_t left_epoch, left_sid; /* a place that may still be held */
@@ -197,8 +199,13 @@ int32_t session_enter_settled(dsa_session *handle, struct session **session);
 int32_t session_ask(struct session *session, job_build build, const void *with, bool is_move);
 /* Ask for nothing: finds the first place. */
 int32_t session_ping(struct session *session);
-/* Copy the picture of session->reply; frame may be NULL. DSA_E_GONE if it is not there. */
-int32_t take_frame(struct session *session, int64_t frame_tick, uint8_t *frame);
+/* Copy the pictures of session->reply, one or those of a tick; frame may be NULL. DSA_E_GONE if they are not there. */
+int32_t take_frame(struct session *session, int64_t frame_tick, uint8_t *frame, size_t bytes);
+
+/* prompts.c. Find the prompt in a snapshot, given its header and its arrays, for one of embeddings of all tokens. False:
+   there is none. */
+bool read_embeddings(const msgpack_object *header, const uint8_t *arrays, size_t bytes, const dsa_spec *spec,
+                     struct prompt *prompt);
 
 /* step.c. Wait for the step that went on after its call. */
 int32_t settle(struct session *session);

@@ -43,7 +43,7 @@ static struct session *branch(struct session *from, uint64_t sid)
     session->newest_tick = from->newest_tick;
     session->way_us = from->way_us;
     if (session->newest != NULL) {
-        memcpy(session->newest, from->newest, from->world->spec.frame_bytes);
+        memcpy(session->newest, from->newest, from->world->spec.tick_bytes);
     }
     if (session->journal.is_kept) {
         zmq_msg_t shared;
@@ -51,6 +51,14 @@ static struct session *branch(struct session *from, uint64_t sid)
         zmq_msg_copy(&shared, &from->journal.snapshot);
         journal_checkpoint(&session->journal, &shared);
         zmq_msg_close(&shared);
+        const struct prompt *prompt = from->journal.prompt; /* there is no later one since the checkpoint */
+        if (prompt != NULL) {
+            journal_begin_with(&session->journal, prompt_copy(&from->world->spec, prompt));
+        }
+        if (prompt != NULL && session->journal.prompt == NULL) {
+            session_free(session);
+            return NULL;
+        }
     }
     session->channel.epoch = session->epoch = from->epoch;
     session->sid = sid;

@@ -30,6 +30,36 @@ void journal_free(struct journal *journal)
     zmq_msg_close(&journal->snapshot);
     free(journal->actions);
     free(journal->steps);
+    prompt_free(journal->prompt);
+    prompt_free(journal->prompts);
+}
+
+/* It begins where it has come to: with the newest prompt. */
+static void forget(struct journal *journal)
+{
+    journal->count = 0;
+    while (journal->prompts != NULL) {
+        struct prompt *next = journal->prompts;
+        journal->prompts = next->later;
+        next->later = NULL;
+        journal_begin_with(journal, next);
+    }
+}
+
+void journal_begin_with(struct journal *journal, struct prompt *prompt)
+{
+    prompt_free(journal->prompt);
+    journal->prompt = prompt;
+}
+
+void journal_prompt(struct journal *journal, struct prompt *prompt)
+{
+    struct prompt **end = &journal->prompts;
+    while (*end != NULL) {
+        end = &(*end)->later;
+    }
+    *end = prompt;
+    prompt->at = journal->count;
 }
 
 void journal_begin(struct journal *journal, uint64_t seed)
@@ -37,14 +67,14 @@ void journal_begin(struct journal *journal, uint64_t seed)
     journal->is_exact = true;
     journal->has_snapshot = false;
     journal->seed = seed;
-    journal->count = 0;
+    forget(journal);
 }
 
 void journal_checkpoint(struct journal *journal, zmq_msg_t *snapshot)
 {
     zmq_msg_move(&journal->snapshot, snapshot);
     journal->is_exact = journal->has_snapshot = true;
-    journal->count = 0;
+    forget(journal);
 }
 
 void journal_note(struct journal *journal, const void *action, uint32_t steps)

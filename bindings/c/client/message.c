@@ -89,23 +89,26 @@ void put_bool(struct request *request, bool value)
     }
 }
 
-void put_snapshot(struct request *request, const void *snapshot, size_t bytes)
+void put_buffer(struct request *request, const char *name, const char *dtype, const uint64_t *shape, size_t dimensions,
+                const void *body, size_t bytes)
 {
     put_name(request, "bufs");
     put_array(request, 1);
     put_map(request, 5);
     put_name(request, "n");
-    put_text(request, "snapshot");
+    put_text(request, name);
     put_name(request, "d");
-    put_text(request, "u1");
+    put_text(request, dtype);
     put_name(request, "s");
-    put_array(request, 1);
-    put_uint(request, bytes);
+    put_array(request, dimensions);
+    for (size_t i = 0; i < dimensions; i++) {
+        put_uint(request, shape[i]);
+    }
     put_name(request, "at");
     put_text(request, "part");
     put_name(request, "enc");
     put_text(request, "raw");
-    request->body = snapshot;
+    request->body = body;
     request->body_bytes = bytes;
 }
 

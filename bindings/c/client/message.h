@@ -51,8 +51,14 @@ void put_array(struct request *request, size_t count);
 void put_map(struct request *request, size_t count);
 void put_float(struct request *request, float value);
 
-/* The field `bufs` that announces the body as the snapshot. */
-void put_snapshot(struct request *request, const void *snapshot, size_t bytes);
+/* The field `bufs` that announces the body as a buffer of that name, type of item and shape. */
+void put_buffer(struct request *request, const char *name, const char *dtype, const uint64_t *shape, size_t dimensions,
+                const void *body, size_t bytes);
+static inline void put_snapshot(struct request *request, const void *snapshot, size_t bytes)
+{
+    const uint64_t shape = bytes;
+    put_buffer(request, "snapshot", "u1", &shape, 1, snapshot, bytes);
+}
 
 /* Send it, without waiting. False if it cannot be sent now. */
 bool request_send(const struct request *request, void *socket);

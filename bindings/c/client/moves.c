@@ -37,56 +37,55 @@ static int32_t arrive(struct session *session, uint8_t *frame)
     session->confirmed = get_uint(map, "tick");
     atomic_store(&session->tick, session->confirmed);
     atomic_store(&session->seed, get_uint(map, "seed"));
-    int32_t status = take_frame(session, (int64_t)session->confirmed - 1, frame);
+    int32_t status = take_frame(session, (int64_t)session->confirmed - 1, frame, session->world->spec.frame_bytes);
     reply_drop(&session->reply);
     return status;
 }
 
-/* Come in with good arguments and go elsewhere. On an error the caller is outside. */
-static int32_t move(dsa_session *handle, job_build build, const void *with, uint8_t *frame, size_t frame_bytes,
-                    struct session **session)
+/* Go elsewhere, if the arguments are good. */
+static int32_t move(struct session *session, job_build build, const void *with, uint8_t *frame, size_t frame_bytes)
 {
-    int32_t status = session_enter(handle, session);
-    if (status < 0) {
-        return status;
-    }
-    status = dsa_check_frame(frame, frame_bytes, (*session)->world->spec.frame_bytes);
-    status = status == DSA_OK ? settle(*session) : status;
-    status = status == DSA_OK ? session_ask(*session, build, with, true) : status;
-    status = status == DSA_OK ? arrive(*session, frame) : status;
-    if (status < 0) {
-        dsa_leave(handle);
-    }
-    return status;
+    int32_t status = dsa_check_frame(frame, frame_bytes, session->world->spec.frame_bytes);
+    status = status == DSA_OK ? settle(session) : status;
+    status = status == DSA_OK ? session_ask(session, build, with, true) : status;
+    return status == DSA_OK ? arrive(session, frame) : status;
 }
 
 DSA_API int32_t dsa_session_reset(dsa_session *handle, uint64_t seed, uint8_t *frame, size_t frame_bytes)
 {
     struct session *session = NULL;
-    int32_t status = move(handle, build_reset, &seed, frame, frame_bytes, &session);
+    int32_t status = session_enter(handle, &session);
+    if (status < 0) {
+        return status;
+    }
+    status = move(session, build_reset, &seed, frame, frame_bytes);
     if (status == DSA_OK) {
         journal_begin(&session->journal, seed);
-        dsa_leave(handle);
     }
+    dsa_leave(handle);
     return status;
 }
 
 DSA_API int32_t dsa_session_rewind(dsa_session *handle, uint32_t ticks, uint8_t *frame, size_t frame_bytes)
 {
     struct session *session = NULL;
-    int32_t status = move(handle, build_rewind, &ticks, frame, frame_bytes, &session);
-    if (status == DSA_OK) {
-        if (session->journal.is_kept && ticks > 0) {
-            journal_blur(&session->journal);
-            (void)checkpoint_now(session); /* if that fails, the next step's end tries again */
-        }
-        dsa_leave(handle);
+    int32_t status = session_enter(handle, &session);
+    if (status < 0) {
+        return status;
     }
+    status = move(session, build_rewind, &ticks, frame, frame_bytes);
+    if (status == DSA_OK && session->journal.is_kept && ticks > 0) {
+        journal_blur(&session->journal);
+        (void)checkpoint_now(session); /* if that fails, the next step's end tries again */
+    }
+    dsa_leave(handle);
     return status;
 }
 
-/* The controller in a snapshot, whose layout is in dsa_runtime/snapshot.py. The server has found it to be whole. */
-static bool read_snapshot(const struct bytes *snapshot, dsa_controller *controller)
+/* The controller in a snapshot, whose layout is in dsa_runtime/snapshot.py, and its prompt; NULL: that is not wanted. The
+   server has found it to be whole. */
+static bool read_snapshot(const struct bytes *snapshot, dsa_controller *controller, const dsa_spec *spec,
+                          struct prompt *prompt)
 {
     uint32_t header_bytes;
     size_t read = 0;
@@ -99,13 +98,38 @@ static bool read_snapshot(const struct bytes *snapshot, dsa_controller *controll
     if (header_bytes > snapshot->count - 16 || !msgpack_zone_init(&zone, 4096)) {
         return false;
     }
+    const uint8_t *arrays = snapshot->at + 16 + header_bytes;
     bool good = msgpack_unpack((const char *)snapshot->at + 16, header_bytes, &read, &zone, &header) ==
                 MSGPACK_UNPACK_SUCCESS;
     if (good) {
         read_controller(get(&header, "controller"), controller);
+        good = prompt == NULL ||
+               read_embeddings(&header, arrays, snapshot->count - 16 - header_bytes, spec, prompt);
     }
     msgpack_zone_destroy(&zone);
     return good;
+}
+
+/* The session goes on from there, and would again. Takes the prompt over. */
+static void note_restored(struct session *session, const struct bytes *snapshot, struct prompt *prompt)
+{
+    struct journal *journal = &session->journal;
+    if (read_snapshot(snapshot, &session->controller, &session->world->spec, prompt)) {
+        session->has_controller = true;
+        session->controller_changed = false;
+    }
+    if (!journal->is_kept) {
+        return;
+    }
+    zmq_msg_t copy;
+    if (zmq_msg_init_size(&copy, snapshot->count)) {
+        journal_blur(journal);
+    } else {
+        memcpy(zmq_msg_data(&copy), snapshot->at, snapshot->count);
+        journal_checkpoint(journal, &copy);
+        zmq_msg_close(&copy);
+    }
+    journal_begin_with(journal, prompt);
 }
 
 DSA_API int32_t dsa_session_restore(dsa_session *handle, const uint8_t *snapshot, size_t bytes, uint8_t *frame,
@@ -116,26 +140,24 @@ DSA_API int32_t dsa_session_restore(dsa_session *handle, const uint8_t *snapshot
     }
     struct bytes given = {snapshot, bytes};
     struct session *session = NULL;
-    int32_t status = move(handle, build_restore, &given, frame, frame_bytes, &session);
+    int32_t status = session_enter(handle, &session);
     if (status < 0) {
         return status;
     }
-    if (read_snapshot(&given, &session->controller)) {
-        session->has_controller = true;
-        session->controller_changed = false;
+    const dsa_spec *spec = &session->world->spec;
+    struct prompt *prompt = NULL;
+    if (session->journal.is_kept && spec->text_width) {
+        prompt = prompt_new(spec, 0, spec->text_tokens);
+        status = prompt == NULL ? DSA_E_MEMORY : DSA_OK;
     }
-    if (session->journal.is_kept) {
-        zmq_msg_t copy;
-        if (zmq_msg_init_size(&copy, bytes)) {
-            journal_blur(&session->journal);
-        } else {
-            memcpy(zmq_msg_data(&copy), snapshot, bytes);
-            journal_checkpoint(&session->journal, &copy);
-            zmq_msg_close(&copy);
-        }
+    status = status == DSA_OK ? move(session, build_restore, &given, frame, frame_bytes) : status;
+    if (status == DSA_OK) {
+        note_restored(session, &given, prompt);
+    } else {
+        prompt_free(prompt);
     }
     dsa_leave(handle);
-    return DSA_OK;
+    return status;
 }
 
 DSA_API int32_t dsa_session_prepare(dsa_session *handle)

@@ -45,6 +45,7 @@ int32_t refused(const struct reply *reply)
         {"ActionError", DSA_E_ACTION},     {"BudgetError", DSA_E_BUDGET},       {"QualityError", DSA_E_QUALITY},
         {"SessionError", DSA_E_SESSION},   {"SnapshotError", DSA_E_SNAPSHOT},   {"DeadlineError", DSA_E_DEADLINE},
         {"EngineError", DSA_E_ENGINE},     {"CancelledError", DSA_E_CANCELLED}, {"WorldError", DSA_E_WORLD},
+        {"PromptError", DSA_E_PROMPT},
     }, CODES[] = {
         {"version", DSA_E_UNSUPPORTED}, {"malformed", DSA_E_ARGUMENT},   {"epoch", DSA_E_GONE},
         {"session", DSA_E_GONE},        {"unsupported", DSA_E_UNSUPPORTED}, {"invalid", DSA_E_ARGUMENT},

@@ -16,7 +16,8 @@ bool random_number(uint64_t *number) { return getentropy(number, sizeof *number)
 static void build_open(struct session *session, struct request *request, uint64_t id)
 {
     const char *const ON_MISS[] = {"best_effort", "repeat", "raise"};
-    request_begin(request, "open", id, session->channel.epoch, 0, 8);
+    const struct prompt *prompt = session->journal.prompt;
+    request_begin(request, "open", id, session->channel.epoch, 0, prompt == NULL ? 8 : 9);
     put_name(request, "key");
     put_uint(request, session->key);
     put_name(request, "world");
@@ -40,6 +41,9 @@ static void build_open(struct session *session, struct request *request, uint64_
         put_controller(request, &session->controller);
     } else {
         put_nil(request);
+    }
+    if (prompt != NULL) {
+        put_prompt(request, &session->world->spec, prompt);
     }
 }
 
@@ -81,6 +85,10 @@ static bool build_stage(struct session *session)
         put_name(request, "budget_us");
         put_int(request, -1);
         break;
+    case AT_PROMPT:
+        request_begin(request, "prompt", id, channel->epoch, session->sid, 1);
+        put_prompt(request, &session->world->spec, session->next_prompt);
+        break;
     case AT_CONTROLLER:
         request_begin(request, "configure", id, channel->epoch, session->sid, 1);
         put_name(request, "controller");
@@ -97,7 +105,10 @@ static void go_on(struct session *session, enum stage stage)
     if (stage == AT_RESTORE && !(session->was_placed && journal->has_snapshot)) {
         stage = AT_REPLAY;
     }
-    if (stage == AT_REPLAY && !(session->was_placed && session->replayed < journal->count)) {
+    const struct prompt *prompt = session->next_prompt;
+    if (stage == AT_REPLAY && session->was_placed && prompt != NULL && prompt->at == session->replayed) {
+        stage = AT_PROMPT;
+    } else if (stage == AT_REPLAY && !(session->was_placed && session->replayed < journal->count)) {
         stage = AT_CONTROLLER;
     }
     if (stage == AT_CONTROLLER && !(session->was_placed && session->controller_changed)) {
@@ -114,7 +125,7 @@ static void attach(struct session *session, struct reply *reply)
     ring_detach(&session->ring);
     if (session->use_shm) {
         get_text(ring, "path", path, sizeof path);
-        if (!ring_attach(&session->ring, path, get_uint(ring, "token"), session->world->spec.frame_bytes)) {
+        if (!ring_attach(&session->ring, path, get_uint(ring, "token"), session->world->spec.tick_bytes)) {
             session->use_shm = false;
             session->stage = AT_FRAMES;
             runtime_log(session->runtime, DSA_LOG_INFO, "session: no shared memory with this server; frames are sent");
@@ -150,12 +161,13 @@ static int32_t read_stage(struct session *session)
         session->is_handed = false;
         pthread_mutex_unlock(&session->lock);
         session->replayed = 0;
+        session->next_prompt = session->journal.prompts;
         attach(session, reply);
         if (!session->was_placed) {
             int64_t frame_tick = -1;
             zmq_msg_t *part = NULL; /* of a ring that cannot be reached, the first picture is not to be had */
             if (reply_buffer(reply, "frame", &part) != NULL && (part != NULL || session->ring.start != NULL)) {
-                return take_frame(session, frame_tick, NULL);
+                return take_frame(session, frame_tick, NULL, spec->frame_bytes);
             }
         }
         break;
@@ -163,6 +175,10 @@ static int32_t read_stage(struct session *session)
     case AT_RESTORE: go_on(session, AT_REPLAY); break;
     case AT_REPLAY:
         session->replayed++;
+        go_on(session, AT_REPLAY);
+        break;
+    case AT_PROMPT:
+        session->next_prompt = session->next_prompt->later;
         go_on(session, AT_REPLAY);
         break;
     case AT_CONTROLLER: session->stage = PLACED; break;

@@ -15,12 +15,31 @@ static bool allocate(struct session *session, uint64_t seed, uint32_t every)
 {
     const dsa_spec *spec = &session->world->spec;
     size_t bytes = PLACE_BYTES + 5 * (size_t)spec->action_count; /* a number takes at most 5 */
+    size_t longest = 0;
+    for (uint32_t i = 0; i < spec->prompt_count; i++) {
+        size_t length = strlen(spec->prompts[i]);
+        longest = length > longest ? length : longest;
+    }
+    bytes += longest;
     session->wish.action = malloc(spec->action_bytes);
-    session->newest = session->on_miss == DSA_ON_MISS_REPEAT ? calloc(1, spec->frame_bytes) : NULL;
+    session->newest = session->on_miss == DSA_ON_MISS_REPEAT ? calloc(1, spec->tick_bytes) : NULL;
     return session->wish.action != NULL && (session->newest != NULL || session->on_miss != DSA_ON_MISS_REPEAT) &&
            request_new(&session->request, bytes) && request_new(&session->place_request, bytes) &&
            request_new(&session->small_request, SMALL_HEADER_BYTES) &&
            journal_new(&session->journal, seed, every, spec->action_bytes);
+}
+
+/* DSA_OK, or why the session cannot begin with that prompt, which may be NULL. */
+static int32_t begin_with(struct session *session, const char *name)
+{
+    const dsa_spec *spec = &session->world->spec;
+    uint32_t index;
+    int32_t status = name == NULL ? DSA_OK : check_name(spec, name, &index);
+    if (status == DSA_OK && name != NULL) {
+        journal_begin_with(&session->journal, prompt_new(spec, index, 0));
+        status = session->journal.prompt == NULL ? DSA_E_MEMORY : DSA_OK;
+    }
+    return status;
 }
 
 static void handed_over(void *with, struct reply *reply) { place_hand_over(with, reply); }
@@ -53,7 +72,7 @@ struct session *session_new(struct world *world, dsa_world *world_handle, const 
     zmq_msg_init(&session->journal.snapshot);
     uint32_t every = config->checkpoint_ticks;
     if (every == 0) {
-        every = (uint32_t)fmin(fmax(CHECKPOINT_S * world->spec.fps, 1), MOST_CHECKPOINT_TICKS);
+        every = (uint32_t)fmin(fmax(CHECKPOINT_S * 1e6 / (double)world->spec.period_us, 1), MOST_CHECKPOINT_TICKS);
     }
     bool good = allocate(session, config->seed, session->recover ? every : 0);
     if (!good) {
@@ -134,12 +153,13 @@ int32_t session_ping(struct session *session)
     return status;
 }
 
-int32_t take_frame(struct session *session, int64_t frame_tick, uint8_t *frame)
+int32_t take_frame(struct session *session, int64_t frame_tick, uint8_t *frame, size_t bytes)
 {
-    size_t bytes = session->world->spec.frame_bytes;
+    /* At the end, so that its last picture is the newest one, of however many. */
+    uint8_t *kept = session->newest == NULL ? NULL : session->newest + (session->world->spec.tick_bytes - bytes);
     zmq_msg_t *part = NULL;
     const msgpack_object *told = reply_buffer(&session->reply, "frame", &part);
-    uint8_t *target = session->newest == NULL ? frame : session->newest;
+    uint8_t *target = kept == NULL ? frame : kept;
     bool good = told != NULL && is_text(get(told, "d"), "u1");
     if (good && part != NULL) {
         good = is_text(get(told, "enc"), "raw") || get(told, "enc")->type == MSGPACK_OBJECT_NIL;
@@ -155,8 +175,8 @@ int32_t take_frame(struct session *session, int64_t frame_tick, uint8_t *frame)
         return dsa_fail(DSA_E_GONE, "%s", session->why);
     }
     session->newest_tick = frame_tick;
-    if (session->newest != NULL && frame != NULL) {
-        memcpy(frame, session->newest, bytes);
+    if (kept != NULL && frame != NULL) {
+        memcpy(frame, kept, bytes);
     }
     return DSA_OK;
 }
@@ -208,7 +228,8 @@ DSA_API int32_t dsa_session_open(dsa_world *world, const dsa_session_config *con
         return status;
     }
     struct session *session = session_new(data, world, &ours, ours.controller == NULL ? NULL : &controller);
-    status = session == NULL ? DSA_E_MEMORY : settle_in(session);
+    status = session == NULL ? DSA_E_MEMORY : begin_with(session, ours.prompt);
+    status = status == DSA_OK ? settle_in(session) : status;
     if (status == DSA_OK) {
         *handle = dsa_handle_new(DSA_KIND_SESSION, world, session);
         status = *handle == NULL ? DSA_E_MEMORY : DSA_OK;

@@ -83,7 +83,7 @@ static int32_t finish(struct session *session, uint8_t *frame, dsa_tick *tick)
         place_lose(session, true, "the session was lost to a reply that makes no sense");
         return dsa_fail(DSA_E_GONE, "%s", session->why);
     }
-    int32_t status = take_frame(session, tick->frame_tick, frame);
+    int32_t status = take_frame(session, tick->frame_tick, frame, session->world->spec.tick_bytes);
     reply_drop(&session->reply);
     if (status < 0) {
         return status;
@@ -103,7 +103,7 @@ static int32_t finish(struct session *session, uint8_t *frame, dsa_tick *tick)
     return DSA_OK;
 }
 
-/* The newest frame instead of a tick's own. */
+/* The newest picture instead of a tick's own. */
 static void answer_stale(struct session *session, int32_t status, double started, uint64_t budget_us, uint8_t *frame,
                          dsa_tick *tick)
 {
@@ -116,8 +116,10 @@ static void answer_stale(struct session *session, int32_t status, double started
     tick->budget_us = budget_us;
     tick->wait_us = tick->total_us = dsa_now_us() - started;
     tick->slack_us = (double)budget_us - tick->total_us;
-    if (frame != NULL) {
-        memcpy(frame, session->newest, session->world->spec.frame_bytes);
+    const dsa_spec *spec = &session->world->spec;
+    const uint8_t *picture = session->newest + (spec->tick_bytes - spec->frame_bytes);
+    for (uint32_t i = 0; frame != NULL && i < spec->frames_per_tick; i++) {
+        memcpy(frame + i * spec->frame_bytes, picture, spec->frame_bytes);
     }
 }
 
@@ -224,7 +226,7 @@ int32_t dsa_step_run(dsa_session *handle, const struct dsa_step *step)
         return status;
     }
     const dsa_spec *spec = &session->world->spec;
-    status = dsa_step_check(step, spec->action_bytes, spec->frame_bytes);
+    status = dsa_step_check(step, spec->action_bytes, spec->tick_bytes);
     status = status == DSA_OK ? check_action(spec, step->action) : status;
     if (status == DSA_OK) {
         dsa_tick tick;

@@ -98,6 +98,27 @@ static bool read_schedule(struct world *world, const msgpack_object *schedule)
     return world->levels != NULL && count > 0;
 }
 
+/* False: it makes no sense, or out of memory. Most worlds take none: then there is nothing to read. */
+static bool read_prompts(struct world *world, const msgpack_object *text)
+{
+    dsa_spec *spec = &world->spec;
+    const msgpack_object *names = get(text, "prompts");
+    uint32_t count = length_of(names);
+    if (text->type == MSGPACK_OBJECT_NIL) {
+        return true;
+    }
+    spec->text_width = (uint32_t)get_uint(text, "width");
+    spec->text_tokens = (uint32_t)get_uint(text, "tokens");
+    spec->prompt_count = count;
+    world->prompts = calloc(count ? count : 1, sizeof *world->prompts);
+    for (uint32_t i = 0; world->prompts != NULL && i < count; i++) {
+        world->prompts[i] = keep_text(world, item_of(names, i));
+    }
+    spec->prompts = world->prompts;
+    return world->prompts != NULL && count && spec->text_width && spec->text_width <= 1 << 20 && spec->text_tokens &&
+           spec->text_tokens <= 1 << 20;
+}
+
 /* False: it makes no sense, or out of memory. */
 static bool read_spec(struct world *world, struct reply *reply)
 {
@@ -117,11 +138,14 @@ static bool read_spec(struct world *world, struct reply *reply)
     spec->width = (uint32_t)get_uint(frame, "width");
     spec->channels = (uint32_t)get_uint(frame, "channels");
     spec->frame_bytes = (size_t)spec->height * spec->width * spec->channels;
+    spec->frames_per_tick = (uint32_t)get_uint(frame, "frames_per_tick");
+    spec->tick_bytes = spec->frames_per_tick * spec->frame_bytes;
     spec->fps = get_real(frame, "fps", 0);
-    if (!spec->frame_bytes || spec->height > 16384 || spec->width > 16384 || spec->channels != 3 || !(spec->fps > 0)) {
+    if (!spec->tick_bytes || spec->height > 16384 || spec->width > 16384 || spec->channels != 3 ||
+        spec->frames_per_tick > 256 || !(spec->fps > 0)) {
         return false;
     }
-    spec->period_us = (uint64_t)llround(1e6 / spec->fps);
+    spec->period_us = (uint64_t)llround(1e6 * spec->frames_per_tick / spec->fps);
     spec->aspect_width = length_of(aspect) == 2 ? (uint32_t)as_real(item_of(aspect, 0), 0) : spec->width;
     spec->aspect_height = length_of(aspect) == 2 ? (uint32_t)as_real(item_of(aspect, 1), 0) : spec->height;
     spec->contexts = (uint32_t)get_uint(&reply->map, "contexts");
@@ -133,13 +157,15 @@ static bool read_spec(struct world *world, struct reply *reply)
     spec->fingerprint = keep_text(world, get(told, "fingerprint"));
     spec->licence = keep_json_text(world, json, "licence");
     spec->description = keep_json_text(world, json, "description");
-    return read_actions(world, get(told, "action_space")) && read_schedule(world, get(told, "schedule"));
+    return read_actions(world, get(told, "action_space")) && read_schedule(world, get(told, "schedule")) &&
+           read_prompts(world, get(told, "text"));
 }
 
 void world_free(struct world *world)
 {
     free(world->texts);
     free(world->names);
+    free(world->prompts);
     free(world->bounds);
     free(world->levels);
     free(world);

@@ -19,17 +19,30 @@ double dsa_now_us(void);
 
 /* ---- Structs ---- */
 
-/* DSA_OK, or DSA_E_STRUCT: `bytes` (the struct_size of what a caller gave) is less than the first version had
-   (`least`), or fields behind those known here (`known`) are set. Out structs may be longer: `is_input` is false. */
-int32_t dsa_check_struct(const char *name, const void *given, size_t least, size_t known, bool is_input);
+/* What the structs had in version 1.0 of the header, whose programs are served as before: the size where it is another
+   one by now. All that came later is 0 by default. */
+enum {
+    DSA_FIRST_dsa_runtime_config = sizeof(dsa_runtime_config),
+    DSA_FIRST_dsa_world_config = sizeof(dsa_world_config),
+    DSA_FIRST_dsa_session_config = offsetof(dsa_session_config, prompt),
+    DSA_FIRST_dsa_controller = sizeof(dsa_controller),
+    DSA_FIRST_dsa_spec = offsetof(dsa_spec, frames_per_tick),
+    DSA_FIRST_dsa_tick = sizeof(dsa_tick),
+    DSA_FIRST_dsa_session_state = sizeof(dsa_session_state)
+};
 
-#define DSA_CHECK_OUTPUT(type, pointer) dsa_check_struct(#type, (pointer), sizeof(type), sizeof(type), false)
+/* DSA_OK, or DSA_E_STRUCT: the struct_size of what a caller gave is that of no version (`first`: of the first one;
+   `known`: of the one known here; anything larger may be a later one's), or fields behind those known here are set. Out
+   structs may be longer: `is_input` is false. */
+int32_t dsa_check_struct(const char *name, const void *given, size_t first, size_t known, bool is_input);
+
+#define DSA_CHECK_OUTPUT(type, pointer) dsa_check_struct(#type, (pointer), DSA_FIRST_##type, sizeof(type), false)
 
 /* Our complete struct from a caller's that may be NULL, older or newer: `ours` must have its defaults. */
-int32_t dsa_take(const char *name, void *ours, size_t known, const void *given, size_t least);
+int32_t dsa_take(const char *name, void *ours, size_t known, const void *given, size_t first);
 
 #define DSA_TAKE(type, ours, given) \
-    (type##_init((ours), sizeof(type)), dsa_take(#type, (ours), sizeof(type), (given), sizeof(type)))
+    (type##_init((ours), sizeof(type)), dsa_take(#type, (ours), sizeof(type), (given), DSA_FIRST_##type))
 
 /* Fill a caller's checked struct from one of ours, of `known` bytes; its struct_size stays. */
 void dsa_copy_out(void *given, const void *ours, size_t known);
@@ -86,12 +99,12 @@ struct dsa_step {
 /* Each library's own: the step, however it is made. */
 int32_t dsa_step_run(dsa_session *session, const struct dsa_step *step);
 
-/* Whether its buffers fit a world whose actions and frames have so many bytes. */
-int32_t dsa_step_check(const struct dsa_step *step, size_t action_bytes, size_t frame_bytes);
+/* Whether its buffers fit a world whose actions, and the pictures of a tick, have so many bytes. */
+int32_t dsa_step_check(const struct dsa_step *step, size_t action_bytes, size_t tick_bytes);
 /* Tell the caller what the tick came to, if that is wanted. Sets its call_us. */
 void dsa_step_answer(const struct dsa_step *step, dsa_tick *tick);
 
-/* DSA_OK if a frame of `needed` bytes fits, or is not wanted. */
+/* DSA_OK if pictures of `needed` bytes fit, or are not wanted. */
 int32_t dsa_check_frame(const uint8_t *frame, size_t frame_bytes, size_t needed);
 
 #endif

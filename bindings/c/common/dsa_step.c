@@ -25,12 +25,12 @@ int32_t dsa_check_frame(const uint8_t *frame, size_t frame_bytes, size_t needed)
         return dsa_fail(DSA_E_ARGUMENT, "frame: NULL, but frame_bytes is %zu; both or neither", frame_bytes);
     }
     if (frame != NULL && frame_bytes < needed) {
-        return dsa_fail(DSA_E_BUFFER, "frame_bytes: a frame has %zu, got %zu", needed, frame_bytes);
+        return dsa_fail(DSA_E_BUFFER, "frame_bytes: %zu are needed, got %zu", needed, frame_bytes);
     }
     return DSA_OK;
 }
 
-int32_t dsa_step_check(const struct dsa_step *step, size_t action_bytes, size_t frame_bytes)
+int32_t dsa_step_check(const struct dsa_step *step, size_t action_bytes, size_t tick_bytes)
 {
     int32_t status = step->tick == NULL ? DSA_OK : DSA_CHECK_OUTPUT(dsa_tick, step->tick);
     if (status < 0) {
@@ -43,7 +43,7 @@ int32_t dsa_step_check(const struct dsa_step *step, size_t action_bytes, size_t 
         return dsa_fail(DSA_E_ACTION, "action_bytes: an action of this world has %zu, got %zu", action_bytes,
                         step->action_bytes);
     }
-    return dsa_check_frame(step->frame, step->frame_bytes, frame_bytes);
+    return dsa_check_frame(step->frame, step->frame_bytes, tick_bytes);
 }
 
 void dsa_step_answer(const struct dsa_step *step, dsa_tick *tick)

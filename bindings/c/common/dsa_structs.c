@@ -53,6 +53,7 @@ DSA_API const char *dsa_status_name(int32_t status)
         NAME(DSA_E_MEMORY)
         NAME(DSA_E_FORKED)
         NAME(DSA_E_UNSUPPORTED)
+        NAME(DSA_E_PROMPT)
 #undef NAME
     default: return "unknown status";
     }
@@ -65,11 +66,17 @@ double dsa_now_us(void)
     return (double)now.tv_sec * 1e6 + (double)now.tv_nsec * 1e-3;
 }
 
-int32_t dsa_check_struct(const char *name, const void *given, size_t least, size_t known, bool is_input)
+/* Whether a version of the struct has, or may have in time, so many bytes. */
+static bool is_size(size_t bytes, size_t first, size_t known)
+{
+    return bytes == first || (bytes >= known && bytes <= 65536);
+}
+
+int32_t dsa_check_struct(const char *name, const void *given, size_t first, size_t known, bool is_input)
 {
     uint32_t bytes;
     memcpy(&bytes, given, sizeof bytes);
-    if (bytes < least || bytes > 65536) {
+    if (!is_size(bytes, first, known)) {
         return dsa_fail(DSA_E_STRUCT, "%s.struct_size: expected %zu, got %u; call %s_init(&it, sizeof it) first", name,
                         known, (unsigned)bytes, name);
     }
@@ -84,12 +91,12 @@ int32_t dsa_check_struct(const char *name, const void *given, size_t least, size
     return DSA_OK;
 }
 
-int32_t dsa_take(const char *name, void *ours, size_t known, const void *given, size_t least)
+int32_t dsa_take(const char *name, void *ours, size_t known, const void *given, size_t first)
 {
     if (given == NULL) {
         return DSA_OK;
     }
-    int32_t status = dsa_check_struct(name, given, least, known, true);
+    int32_t status = dsa_check_struct(name, given, first, known, true);
     if (status == DSA_OK) {
         uint32_t bytes;
         memcpy(&bytes, given, sizeof bytes);
@@ -108,14 +115,14 @@ void dsa_copy_out(void *given, const void *ours, size_t known)
 }
 
 /* The struct zeroed but for its size; false with a message if that is none. */
-static bool clear(const char *name, void *given, size_t bytes, size_t least)
+static bool clear(const char *name, void *given, size_t bytes, size_t first, size_t known)
 {
     if (given == NULL) {
         dsa_fail(DSA_E_ARGUMENT, "%s_init: NULL", name);
         return false;
     }
-    if (bytes < least || bytes > 65536) {
-        dsa_fail(DSA_E_STRUCT, "%s_init: expected sizeof(%s) = %zu, got %zu", name, name, least, bytes);
+    if (!is_size(bytes, first, known)) {
+        dsa_fail(DSA_E_STRUCT, "%s_init: expected sizeof(%s) = %zu, got %zu", name, name, known, bytes);
         return false;
     }
     memset(given, 0, bytes);
@@ -125,7 +132,7 @@ static bool clear(const char *name, void *given, size_t bytes, size_t least)
 }
 
 #define CLEAR(type, pointer, bytes)                                                                \
-    if (!clear(#type, (pointer), (bytes), sizeof(type))) {                                         \
+    if (!clear(#type, (pointer), (bytes), DSA_FIRST_##type, sizeof(type))) {                       \
         return (pointer) == NULL ? DSA_E_ARGUMENT : DSA_E_STRUCT;                                  \
     }
 

@@ -107,7 +107,7 @@ static int run(dsa_session *session, const dsa_spec *spec, const struct options 
     uint64_t counts[4] = {0}, steps = 0;
     int64_t period_us = options->hz > 0 ? (int64_t)(1e6 / options->hz) : (int64_t)spec->period_us;
     uint64_t budget_us = (uint64_t)((double)period_us * options->share);
-    uint8_t *frame = malloc(spec->frame_bytes);
+    uint8_t *frame = malloc(spec->tick_bytes);
     void *action = malloc(spec->action_bytes);
     int64_t *calls_us = malloc(options->ticks * sizeof *calls_us);
     if (frame == NULL || action == NULL || calls_us == NULL) {
@@ -121,7 +121,7 @@ static int run(dsa_session *session, const dsa_spec *spec, const struct options 
         dsa_tick_init(&tick, sizeof tick);
         act(spec, i, action);
         int32_t status =
-            dsa_session_step(session, action, spec->action_bytes, budget_us, frame, spec->frame_bytes, &tick);
+            dsa_session_step(session, action, spec->action_bytes, budget_us, frame, spec->tick_bytes, &tick);
         if (status < 0) {
             result = fail(dsa_status_name(status));
             break;

@@ -36,7 +36,7 @@ void play(const std::string &name)
     config.history = 4;
     dsa::Session session(world, config);
     session.prepare();
-    std::vector<std::uint8_t> frame(spec.frame_bytes), other(spec.frame_bytes);
+    std::vector<std::uint8_t> frame(spec.tick_bytes), other(spec.tick_bytes);
     for (std::uint32_t i = 0; i < 8; i++) {
         const dsa::Tick tick = session.step(action_bytes(spec, i), std::chrono::milliseconds(200), frame);
         std::cout << "tick " << tick.tick << ": " << tick.steps << " steps, " << dsa_status_name(tick.status) << "\n";
@@ -53,6 +53,15 @@ void play(const std::string &name)
     session.rewind(2);
     session.restore(taken);
     std::cout << "snapshot of " << taken.size() << " bytes, at tick " << session.where().tick << "\n";
+
+    // Worlds that take text can be told another one between two ticks: by name, or by embeddings made elsewhere.
+    if (spec.text_width) {
+        session.set_prompt(spec.prompts[spec.prompt_count - 1]);
+        session.step_exactly(action_bytes(spec, 1), 1, frame);
+        session.set_text(std::vector<float>(spec.text_width));
+        session.step_exactly(action_bytes(spec, 1), 1, other);
+        std::cout << spec.prompt_count << " prompts, " << spec.frames_per_tick << " pictures a tick\n";
+    }
 
     // The runtime, the world and the session may go in any order.
     dsa::Session kept = std::move(session);

@@ -63,11 +63,11 @@ static int play(dsa_runtime *runtime, const char *name, long ticks)
         dsa.dsa_session_open(world, NULL, &session) < 0 || dsa.dsa_session_prepare(session) < 0) {
         return -1;
     }
-    uint8_t *frame = malloc(spec.frame_bytes);
+    uint8_t *frame = malloc(spec.tick_bytes);
     void *action = calloc(1, spec.action_bytes); /* 0 is an action of most worlds */
     int32_t status = frame == NULL || action == NULL ? DSA_E_MEMORY : DSA_OK;
     for (long i = 0; i < ticks && status >= 0; i++) {
-        status = dsa.dsa_session_step(session, action, spec.action_bytes, DSA_BUDGET_PERIOD, frame, spec.frame_bytes,
+        status = dsa.dsa_session_step(session, action, spec.action_bytes, DSA_BUDGET_PERIOD, frame, spec.tick_bytes,
                                       &tick);
     }
     if (status >= 0) {

@@ -85,28 +85,73 @@ struct game {
     dsa_session *session;
     dsa_spec spec;
     uint64_t seed;
-    uint8_t *frame, *snapshot;
+    uint8_t *frames, *newest, *snapshot; /* the pictures of a tick, one after the other, and the last of them */
     size_t snapshot_capacity, snapshot_bytes;
     bool ended;
 };
+
+/* A snapshot, in memory that grows if it must. */
+static int32_t take_snapshot(struct game *game)
+{
+    size_t bytes;
+    int32_t status = dsa_session_snapshot(game->session, game->snapshot, game->snapshot_capacity, &bytes);
+    if (status == DSA_E_BUFFER) {
+        uint8_t *larger = realloc(game->snapshot, bytes);
+        if (larger == NULL) {
+            return DSA_E_MEMORY;
+        }
+        game->snapshot = larger;
+        game->snapshot_capacity = bytes;
+        status = dsa_session_snapshot(game->session, larger, bytes, &bytes);
+    }
+    game->snapshot_bytes = status < 0 ? 0 : bytes;
+    return status;
+}
+
+static uint32_t ticks_of_a_second(const dsa_spec *spec)
+{
+    return spec->period_us < 1000000 ? (uint32_t)(1000000 / spec->period_us) : 1;
+}
 
 static int32_t press(struct game *game, SDL_Scancode key)
 {
     const dsa_spec *spec = &game->spec;
     switch (key) {
     case SDL_SCANCODE_ESCAPE: game->ended = true; return DSA_OK;
-    case SDL_SCANCODE_R: return dsa_session_reset(game->session, ++game->seed, game->frame, spec->frame_bytes);
-    case SDL_SCANCODE_P:
-        return dsa_session_snapshot(game->session, game->snapshot, game->snapshot_capacity, &game->snapshot_bytes);
+    case SDL_SCANCODE_R: return dsa_session_reset(game->session, ++game->seed, game->newest, spec->frame_bytes);
+    case SDL_SCANCODE_P: return take_snapshot(game);
     case SDL_SCANCODE_L:
         return game->snapshot_bytes ? dsa_session_restore(game->session, game->snapshot, game->snapshot_bytes,
-                                                          game->frame, spec->frame_bytes)
+                                                          game->newest, spec->frame_bytes)
                                     : DSA_OK;
     case SDL_SCANCODE_BACKSPACE: {
-        int32_t status = dsa_session_rewind(game->session, (uint32_t)spec->fps, game->frame, spec->frame_bytes);
+        int32_t status =
+            dsa_session_rewind(game->session, ticks_of_a_second(spec), game->newest, spec->frame_bytes);
         return status == DSA_E_SESSION ? DSA_OK : status; /* there is less than a second to go back */
     }
     default: return DSA_OK;
+    }
+}
+
+struct film {
+    SDL_Renderer *renderer;
+    SDL_Texture *texture;
+    Uint64 due; /* when the next picture is to be there */
+};
+
+/* Show a picture, for as long as the world's rate says. */
+static void show(struct film *film, const dsa_spec *spec, const uint8_t *picture)
+{
+    SDL_UpdateTexture(film->texture, NULL, picture, (int)(spec->width * spec->channels));
+    SDL_RenderClear(film->renderer);
+    SDL_RenderCopy(film->renderer, film->texture, NULL, NULL);
+    SDL_RenderPresent(film->renderer);
+    Uint64 second = SDL_GetPerformanceFrequency(), now = SDL_GetPerformanceCounter();
+    film->due += (Uint64)((double)second / spec->fps);
+    if (film->due > now) {
+        SDL_Delay((Uint32)((film->due - now) * 1000 / second));
+    } else {
+        film->due = now;
     }
 }
 
@@ -118,8 +163,7 @@ static int play(struct game *game, SDL_Renderer *renderer, SDL_Texture *texture,
         return fail("memory", "none is left");
     }
     int32_t status = DSA_OK;
-    Uint64 due = SDL_GetPerformanceCounter(), second = SDL_GetPerformanceFrequency();
-    Uint64 period = (Uint64)((double)second / spec->fps);
+    struct film film = {renderer, texture, SDL_GetPerformanceCounter()};
     for (long shown = 0; !game->ended && status >= 0 && (frames == 0 || shown < frames); shown++) {
         for (SDL_Event event; SDL_PollEvent(&event);) {
             if (event.type == SDL_QUIT) {
@@ -133,21 +177,11 @@ static int play(struct game *game, SDL_Renderer *renderer, SDL_Texture *texture,
         }
         read_keys(spec, action);
         /* A part of the period is for drawing. A miss shows the frame before. */
-        status = dsa_session_step(game->session, action, spec->action_bytes, spec->period_us * 8 / 10, game->frame,
-                                  spec->frame_bytes, NULL);
-        if (status < 0) {
-            break;
-        }
-        SDL_UpdateTexture(texture, NULL, game->frame, (int)(spec->width * spec->channels));
-        SDL_RenderClear(renderer);
-        SDL_RenderCopy(renderer, texture, NULL, NULL);
-        SDL_RenderPresent(renderer);
-        due += period;
-        Uint64 now = SDL_GetPerformanceCounter();
-        if (due > now) {
-            SDL_Delay((Uint32)((due - now) * 1000 / second));
-        } else {
-            due = now;
+        status = dsa_session_step(game->session, action, spec->action_bytes, spec->period_us * 8 / 10, game->frames,
+                                  spec->tick_bytes, NULL);
+        /* Most worlds draw one picture a tick. */
+        for (uint32_t i = 0; status >= 0 && i < spec->frames_per_tick; i++) {
+            show(&film, spec, game->frames + i * spec->frame_bytes);
         }
     }
     free(action);
@@ -213,23 +247,24 @@ int main(int argc, char **argv)
     if (dsa_world_open(runtime, &which, &world) < 0 || dsa_world_spec(world, &game.spec) < 0) {
         result = fail("world", dsa_last_error());
     } else {
-        how.history = (uint32_t)game.spec.fps;
+        how.history = ticks_of_a_second(&game.spec);
         if (dsa_session_open(world, &how, &game.session) < 0 ||
             dsa_session_snapshot(game.session, NULL, 0, &game.snapshot_capacity) < 0 ||
             dsa_session_prepare(game.session) < 0) {
             result = fail("session", dsa_last_error());
         } else {
-            game.frame = calloc(1, game.spec.frame_bytes);
+            game.frames = calloc(1, game.spec.tick_bytes);
+            game.newest = game.frames == NULL ? NULL : game.frames + game.spec.tick_bytes - game.spec.frame_bytes;
             game.snapshot = malloc(game.snapshot_capacity);
             game.snapshot_bytes = 0;
-            result = game.frame != NULL && game.snapshot != NULL ? open_window(&game, frames, scale)
+            result = game.frames != NULL && game.snapshot != NULL ? open_window(&game, frames, scale)
                                                                  : fail("memory", "none is left");
         }
     }
-    if (result == 0 && picture != NULL && write_ppm(picture, &game.spec, game.frame)) {
+    if (result == 0 && picture != NULL && write_ppm(picture, &game.spec, game.newest)) {
         result = fail(picture, "cannot be written");
     }
-    free(game.frame);
+    free(game.frames);
     free(game.snapshot);
     dsa_runtime_close(runtime);
     return result;

@@ -36,7 +36,7 @@ struct world {
 struct session {
     uint64_t id;
     void *world; /* handle */
-    size_t frame_bytes, action_bytes;
+    size_t frame_bytes, tick_bytes, action_bytes;
     uint64_t period_us;
     dsa_py_stepper stepper;
 };

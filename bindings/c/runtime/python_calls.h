@@ -11,7 +11,7 @@ typedef struct dsa_py_stepper {
     void *step;   /* PyObject *: the session's `step` */
     void *action; /* PyObject *: an array that is given to it; NULL: the action is an integer */
     void *values; /* ... and where its values are */
-    void *frames; /* PyTypeObject *: of the array that a picture is */
+    void *frames; /* PyTypeObject *: of the array that a tick's pictures are */
     void *report; /* PyObject *: called with an exception, returns a status and words as bytes */
 } dsa_py_stepper;
 
@@ -34,4 +34,6 @@ int32_t dsa_py_session_restore(uint64_t id, const uint8_t *snapshot, size_t byte
 int32_t dsa_py_session_fork(uint64_t id, uint32_t count, uint64_t *ids, char *message);
 int32_t dsa_py_session_configure(uint64_t id, const dsa_controller *controller, char *message);
 int32_t dsa_py_session_controller(uint64_t id, dsa_controller *controller, char *message);
+int32_t dsa_py_session_set_prompt(uint64_t id, const char *name, char *message);
+int32_t dsa_py_session_set_text(uint64_t id, const float *embeddings, uint32_t tokens, char *message);
 int32_t dsa_py_session_where(uint64_t id, dsa_session_state *state, char *message);

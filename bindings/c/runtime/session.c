@@ -40,6 +40,7 @@ static int32_t open_session(void *handle, const struct world *world, const dsa_s
     const dsa_spec *spec = &world->spec;
     struct session like = {.world = handle,
                            .frame_bytes = spec->frame_bytes,
+                           .tick_bytes = spec->tick_bytes,
                            .action_bytes = spec->action_bytes,
                            .period_us = spec->period_us};
     uint64_t id;
@@ -166,6 +167,26 @@ DSA_API int32_t dsa_session_controller(dsa_session *handle, dsa_controller *cont
     if (status == DSA_OK) {
         dsa_copy_out(controller, &ours, sizeof ours);
     }
+    return status;
+}
+
+DSA_API int32_t dsa_session_set_prompt(dsa_session *handle, const char *name)
+{
+    if (name == NULL) {
+        return dsa_needs("dsa_session_set_prompt", "name");
+    }
+    int32_t status;
+    INSIDE(handle, ASK(dsa_py_session_set_prompt, session->id, name));
+    return status;
+}
+
+DSA_API int32_t dsa_session_set_text(dsa_session *handle, const float *embeddings, uint32_t tokens)
+{
+    if (embeddings == NULL) {
+        return dsa_needs("dsa_session_set_text", "embeddings");
+    }
+    int32_t status;
+    INSIDE(handle, ASK(dsa_py_session_set_text, session->id, embeddings, tokens));
     return status;
 }
 

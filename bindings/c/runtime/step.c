@@ -17,13 +17,13 @@
 /* ---- Names ---- */
 
 enum name {
-    TICK, FRAME_TICK, STEPS, STOPPED_BY, CONFIDENCE, THRESHOLD, CREDIT, SLACK, STATUS, PIXELS, LATENCY,
+    TICK, FRAME_TICK, STEPS, STOPPED_BY, CONFIDENCE, THRESHOLD, CREDIT, SLACK, STATUS, FRAMES, LATENCY,
     WAIT, DENOISE, ABANDONED, DECODE, SDK, TOTAL, /* in the latency */
     NAMES
 };
 
 static const char *const NAME[] = {
-    "tick", "frame_tick", "steps", "stopped_by", "confidence", "threshold", "credit_ms", "slack_ms", "status", "pixels",
+    "tick", "frame_tick", "steps", "stopped_by", "confidence", "threshold", "credit_ms", "slack_ms", "status", "frames",
     "latency_ms", "wait", "denoise", "abandoned", "decode", "sdk", "total",
 };
 static const char *const STATUSES[] = {"ok", "late", "repeated", "skipped"};                          /* DSA_OK ... */
@@ -167,15 +167,15 @@ static void read_tick(const struct session *session, PyObject *done, uint64_t bu
 }
 
 /* By address, as its size is known: numpy takes microseconds to describe an array as a buffer. */
-static void copy_frame(const struct session *session, PyObject *done, uint8_t *frame)
+static void copy_frames(const struct session *session, PyObject *done, uint8_t *frame)
 {
-    PyObject *pixels = PyObject_GetAttr(done, names[PIXELS]);
-    if (pixels != NULL && (void *)Py_TYPE(pixels) == session->stepper.frames) {
-        memcpy(frame, PyArray_DATA((PyArrayObject *)pixels), session->frame_bytes);
-    } else if (pixels != NULL) {
-        PyErr_SetString(PyExc_TypeError, "pixels: no array");
+    PyObject *frames = PyObject_GetAttr(done, names[FRAMES]);
+    if (frames != NULL && (void *)Py_TYPE(frames) == session->stepper.frames) {
+        memcpy(frame, PyArray_DATA((PyArrayObject *)frames), session->tick_bytes);
+    } else if (frames != NULL) {
+        PyErr_SetString(PyExc_TypeError, "frames: no array");
     }
-    Py_XDECREF(pixels);
+    Py_XDECREF(frames);
 }
 
 /* The pending exception, as the Python half sees it. */
@@ -206,7 +206,7 @@ static int32_t make(const struct session *session, const struct dsa_step *step, 
         tick->status = status;
     }
     if (step->frame != NULL && !PyErr_Occurred()) {
-        copy_frame(session, done, step->frame);
+        copy_frames(session, done, step->frame);
     }
     Py_XDECREF(done);
     return PyErr_Occurred() ? failed(&session->stepper) : status;
@@ -220,7 +220,7 @@ int32_t dsa_step_run(dsa_session *handle, const struct dsa_step *step)
         return status;
     }
     const struct session *session = data;
-    status = dsa_step_check(step, session->action_bytes, session->frame_bytes);
+    status = dsa_step_check(step, session->action_bytes, session->tick_bytes);
     if (status == DSA_OK) {
         dsa_tick tick;
         if (PyGILState_GetThisThreadState() == NULL) { /* cffi sees to it that the thread stays known */

@@ -6,7 +6,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 
 from dsa_runtime import CancelledError, Controller, World, load_world
+from tests.capi import client
 from tests.capi.client import ClientWorld
 from tests.capi.far.status import E_GONE, status_of
+from tests.chunk_world import PROMPTS, TEXT_WIDTH, write_chunk_world
 from tests.play import ACTIONS, play
 from tests.serving.lives import Lives
 from tests.stages import WAIT_S
@@ -25,6 +27,41 @@ from tests.wire_clients.serve import Fate, ServerProcess
 
 REPEAT = 1
 TIMEOUT_US = 2_000_000  # of tests in which a server does not come back
+TEXT = np.random.default_rng(1).normal(size=(2, TEXT_WIDTH)).astype(np.float32)
+
+
+def pictures(session: Any, *actions: int) -> np.ndarray:
+    return np.stack([session.step(action, math.inf, steps=2).frames for action in actions])
+
+
+def prompts_in_a_row(session: Any) -> Iterator[np.ndarray]:
+    """All of it is repeated from the seed on."""
+    yield pictures(session, 1)
+    session.set_prompt(TEXT)
+    yield pictures(session, 2, 3)
+    session.set_prompt(PROMPTS[1])
+    session.set_prompt(PROMPTS[0])
+    yield pictures(session, 0)
+    yield session.reset(5)
+    yield pictures(session, 2, 1)
+
+
+def prompts_in_snapshots(session: Any) -> Iterator[np.ndarray]:
+    """A reset shows which prompt is thought to be in force where a snapshot had brought it."""
+    session.set_prompt(TEXT)
+    yield pictures(session, 2, 3)
+    taken = session.snapshot()
+    session.set_prompt(PROMPTS[1])
+    yield pictures(session, 1, 0, 2)
+    [branch] = session.fork(1)
+    with branch:
+        yield pictures(branch, 1)
+        yield branch.reset(3)
+        yield pictures(branch, 1)
+    yield session.restore(taken)
+    yield pictures(session, 3)
+    yield session.reset(4)
+    yield pictures(session, 3)
 
 
 class TestRestart:
@@ -82,6 +119,25 @@ class TestRestart:
             with fork:
                 np.testing.assert_array_equal(frames + play(fork, ACTIONS[4:]), expected)
             np.testing.assert_array_equal(frames + play(session, ACTIONS[4:]), expected)
+
+    @pytest.mark.parametrize("calls", [prompts_in_a_row, prompts_in_snapshots])
+    def test_the_prompt_in_force_is_remembered(
+        self, tmp_path: Path, calls: Callable[[Any], Iterator[np.ndarray]]
+    ) -> None:
+        """As above, in a world that takes text."""
+        package = write_chunk_world(tmp_path / "chunks", begins_with=1)
+        name = client.library().ffi.new("char[]", PROMPTS[1].encode())
+        every = 1000 if calls is prompts_in_a_row else 2
+        with (
+            load_world(package, threads=1) as world,
+            Lives(world, tmp_path) as lives,
+            ClientWorld(world.spec, lives.server.address) as served,
+            world.session(7, prompt=PROMPTS[1]) as near,
+            served.open(7, recover=1, checkpoint_ticks=every, prompt=name) as far,
+        ):
+            for one, other in zip(calls(near), calls(far), strict=True):
+                np.testing.assert_array_equal(one, other)
+                lives.restart()
 
     def test_without_recover_it_is_gone_and_another_can_be_opened(
         self, lives: Lives, world: ClientWorld, expected: list[np.ndarray]

@@ -9,6 +9,7 @@ static dsa_spec spec;
 static dsa_tick tick;
 static uint8_t *frame;
 static int32_t action = 1;
+static const float embeddings[1] = {1};
 
 static void nulls(void)
 {
@@ -29,6 +30,8 @@ static void nulls(void)
     EXPECT(DSA_E_ARGUMENT, dsa_session_fork(session, 65537, &fork), "count");
     EXPECT(DSA_E_ARGUMENT, dsa_session_configure(session, NULL), "controller");
     EXPECT(DSA_E_ARGUMENT, dsa_session_controller(session, NULL), "controller");
+    EXPECT(DSA_E_ARGUMENT, dsa_session_set_prompt(session, NULL), "name");
+    EXPECT(DSA_E_ARGUMENT, dsa_session_set_text(session, NULL, 1), "embeddings");
     EXPECT(DSA_E_ARGUMENT, dsa_session_where(session, NULL), "state");
     EXPECT(DSA_E_ARGUMENT, dsa_runtime_config_init(NULL, 1), "NULL");
     EXPECT(DSA_E_ARGUMENT, dsa_world_config_init(NULL, 1), "NULL");
@@ -64,6 +67,8 @@ static void no_session(dsa_session *none, const char *words)
     CHECK(fork == NULL);
     EXPECT(DSA_E_HANDLE, dsa_session_configure(none, &controller), words);
     EXPECT(DSA_E_HANDLE, dsa_session_controller(none, &controller), words);
+    EXPECT(DSA_E_HANDLE, dsa_session_set_prompt(none, "a storm"), words);
+    EXPECT(DSA_E_HANDLE, dsa_session_set_text(none, embeddings, 1), words);
     EXPECT(DSA_E_HANDLE, dsa_session_where(none, &state), words);
     if (none != NULL) {
         EXPECT(DSA_E_HANDLE, dsa_session_close(none), words);
@@ -109,6 +114,21 @@ static void sizes(void)
     small.struct_size = 8;
     EXPECT(DSA_E_STRUCT, dsa_session_step(session, &action, sizeof action, 0, frame, spec.frame_bytes, &small),
            "dsa_tick");
+
+    /* A program of version 1.0, whose structs ended sooner: served, and nothing behind them is read or written. */
+    const size_t config_bytes = offsetof(dsa_session_config, prompt), spec_bytes = offsetof(dsa_spec, frames_per_tick);
+    CHECK(sizeof(void *) != 8 || (config_bytes == 48 && spec_bytes == 176));
+    dsa_spec early_spec;
+    memset(&config, 0xA5, sizeof config);
+    memset(&early_spec, 0xA5, sizeof early_spec);
+    CHECK(dsa_session_config_init(&config, config_bytes) == DSA_OK && config.struct_size == config_bytes);
+    CHECK(dsa_session_open(world, &config, &other) == DSA_OK && dsa_session_close(other) == DSA_OK);
+    CHECK(dsa_spec_init(&early_spec, spec_bytes) == DSA_OK && dsa_world_spec(world, &early_spec) == DSA_OK);
+    CHECK(early_spec.frame_bytes == spec.frame_bytes && early_spec.schedule_levels == spec.schedule_levels);
+    for (size_t i = config_bytes; i < sizeof config; i++) CHECK(((unsigned char *)&config)[i] == 0xA5);
+    for (size_t i = spec_bytes; i < sizeof early_spec; i++) CHECK(((unsigned char *)&early_spec)[i] == 0xA5);
+    config.struct_size = (uint32_t)config_bytes + 4; /* between two versions */
+    EXPECT(DSA_E_STRUCT, dsa_session_open(world, &config, &other), "struct_size");
 
     /* A program that is newer than the library: welcome, unless it sets what is not known here. */
     struct {
@@ -167,6 +187,12 @@ static void values(const char *path)
     EXPECT(DSA_E_BUDGET, dsa_session_configure(session, &controller), "threshold");
     controller.struct_size = 4;
     EXPECT(DSA_E_STRUCT, dsa_session_open(world, &config, &other), "dsa_controller");
+    CHECK(dsa_session_config_init(&config, sizeof config) == DSA_OK);
+    config.prompt = "a storm";
+    EXPECT(DSA_E_PROMPT, dsa_session_open(world, &config, &other), "takes no text");
+    CHECK(other == NULL);
+    EXPECT(DSA_E_PROMPT, dsa_session_set_prompt(session, "a storm"), "takes no text");
+    EXPECT(DSA_E_PROMPT, dsa_session_set_text(session, embeddings, 1), "takes no text");
 
     EXPECT(DSA_E_ACTION, dsa_session_step(session, &wide, sizeof wide, 0, frame, spec.frame_bytes, &tick),
            "action_bytes");
