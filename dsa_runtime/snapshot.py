@@ -114,7 +114,8 @@ def encode(spec: WorldSpec, snapshot: Snapshot) -> bytes:
     )
     packed = msgpack.packb(strict_json.encode(header))
     digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
-    parts = [_PREFIX.pack(_MAGIC, FORMAT_VERSION, len(packed)), packed, *(array.data.cast("B") for array in arrays if array.size)]
+    raw = (array.data.cast("B") for array in arrays if array.size)
+    parts = [_PREFIX.pack(_MAGIC, FORMAT_VERSION, len(packed)), packed, *raw]
     for part in parts:
         digest.update(part)
     return b"".join([*parts, digest.digest()])
