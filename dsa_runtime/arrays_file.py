@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ class ArraysFile:
         try:
             with zipfile.ZipFile(path) as archive:
                 yield cls(path, archive)
-        except (zipfile.BadZipFile, OSError, EOFError, KeyError, ValueError, NotImplementedError) as error:
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, KeyError, ValueError, RuntimeError) as error:
             if isinstance(error, WorldError):
                 raise
             raise WorldError(f"{path}: not a sound npz file: {error}") from None

@@ -66,7 +66,9 @@ class Engine:
 
         frames   `float32[len(slots), tokens, heads, head_dim]` per pool
         """
-        if self._write is None or not len(slots):
+        if not len(slots):
+            return
+        if self._write is None:
             cache.write(slots, frames)
             return
         frames = [np.ascontiguousarray(frame, self.choice.cache_dtype) for frame in frames]  # bound by address

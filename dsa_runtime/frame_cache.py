@@ -60,7 +60,7 @@ class FrameCache:
         changed."""
         self._changed = threading.Condition()
         self._writers = 0
-        self._growing = False
+        self._closed = False  # to writers, by whoever replaces or writes the pools as a whole
         self._reserved = 0
         self._references: list[int] = []
         self._free: list[int] = []
@@ -172,7 +172,8 @@ class FrameCache:
     def write(self, slots: Sequence[int], frames: Sequence[np.ndarray]) -> None:
         """The reverse: fill slots that were just allocated."""
         index = np.asarray(slots, np.intp)
-        with self.writing():
+        # A pool that is not the host's is written as a whole, so nobody may write to another slot of it meanwhile.
+        with self.writing() if isinstance(self.pools[0], np.ndarray) else self._writing_alone():
             for pool, frame in zip(self.pools, frames, strict=True):
                 pool[index] = frame
 
@@ -180,7 +181,7 @@ class FrameCache:
     def writing(self) -> Iterator[None]:
         """Hold the pools in place while a slot is written. Readers need not: replaced pools stay intact."""
         with self._changed:
-            while self._growing:
+            while self._closed:
                 self._changed.wait()
             self._writers += 1
         try:
@@ -188,6 +189,23 @@ class FrameCache:
         finally:
             with self._changed:
                 self._writers -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def _writing_alone(self) -> Iterator[None]:
+        """As `writing`, while nobody else does."""
+        with self._changed:
+            while self._closed:
+                self._changed.wait()
+            self._closed = True
+        try:
+            with self._changed:
+                while self._writers:
+                    self._changed.wait()
+            yield
+        finally:
+            with self._changed:
+                self._closed = False
                 self._changed.notify_all()
 
     def _sessions_slots(self, sessions: int) -> int:
@@ -198,7 +216,7 @@ class FrameCache:
         return per_session * max(least, min(affordable, sessions))
 
     def _reserve(self, slots: int) -> None:
-        while self._growing:
+        while self._closed:
             self._changed.wait()
         self._collect()
         self._reserved += slots
@@ -211,10 +229,7 @@ class FrameCache:
 
     def _grow(self, capacity: int) -> None:
         """Replace the pools by larger ones, with the lock held. Whoever still reads the old ones may."""
-        self._growing = True
-        try:
-            while self._writers:
-                self._changed.wait()
+        with self._writing_alone():
             old = self.capacity
             # Zeroed memory is mapped lazily: slots cost memory once they are written (on Linux in pieces of up to
             # 2 MB), and neither binding the pools to a graph nor attending to other slots writes to them. Only slots
@@ -230,9 +245,6 @@ class FrameCache:
             self.sources, self.pools = tuple(sources), tuple(pools)
             self._references += [0] * (capacity - old)
             self._free[:0] = range(capacity - 1, old - 1, -1)
-        finally:
-            self._growing = False
-            self._changed.notify_all()
 
     def _release(self, slots: tuple[int, ...]) -> None:
         for slot in slots:
@@ -290,13 +302,13 @@ class Window:
     def rewind(self, frames: int) -> None:
         """Drop the newest `frames` and show again those they had pushed out: undoes as many `push`es.
 
-        `frames` is at most the history, and at most the number of pushes since the window was full.
+        `frames` is at most the history, and at most the number of pushes.
         """
         sink = self.cache.spec.sink
-        moving = self._past + self._slots[sink:]
-        kept, dropped = moving[: len(moving) - frames], moving[len(moving) - frames :]
+        made = self._slots[:sink] + self._past + self._slots[sink:]
+        kept, dropped = made[: len(made) - frames], made[len(made) - frames :]
         shown = self.cache.spec.window - sink
-        self._past, self._slots = kept[:-shown], self._slots[:sink] + kept[-shown:]
+        self._past, self._slots = kept[sink:][:-shown], kept[:sink] + kept[sink:][-shown:]
         self.cache.release(dropped)
 
     def write_table(self, slot_table: np.ndarray, slot_age: np.ndarray) -> None:

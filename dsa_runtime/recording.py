@@ -92,7 +92,7 @@ class Recording:
     fingerprint: str
     """Of the world, see `WorldSpec.fingerprint`."""
     form: str
-    """In which the generator ran, `op` or `plain`: they differ in rounding."""
+    """In which the generator ran, `op`, `plain` or `half`: they differ in rounding."""
     seed: int
     first_tick: int = 0
     """The tick of the first decision."""
@@ -208,7 +208,8 @@ class _Document:
     prompts: tuple[_Change, ...] = ()
 
     def __post_init__(self) -> None:
-        _check(self.form in ("op", "plain"), "form", f"must be 'op' or 'plain', got {_short(self.form)}")
+        forms = ("op", "plain", "half")
+        _check(self.form in forms, "form", f"must be one of {', '.join(map(repr, forms))}, got {_short(self.form)}")
         _check(0 <= self.seed < 2**64, "seed", f"must lie in 0..2**64 - 1, got {self.seed}")
         _check(0 <= self.first_tick < 2**63, "first_tick", f"must lie in 0..2**63 - 1, got {self.first_tick}")
         from_reset = self.snapshot is None

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from .arguments import check_steps
-from .errors import ActionError, BudgetError, RecordingError, SnapshotError
+from .errors import ActionError, BudgetError, PromptError, RecordingError, SnapshotError
+from .prompt import embeddings
 from .recording import Recording, digest
 from .tick import Tick
 
@@ -20,7 +21,7 @@ def replay(world: World, recording: Recording, *, verify: bool = False) -> Itera
     """The recorded ticks, one after the other, as fast as they can be drawn.
 
     Uses a session of its own, closed with the iterator. Raises `RecordingError` before the first tick for a
-    recording of another world or build, or with decisions that this world does not know; and, with `verify`,
+    recording of another world or build, or with decisions or prompts that this world does not know; and, with `verify`,
     instead of the first tick whose frame is not the recorded one.
     """
     _check(world, recording)
@@ -90,3 +91,8 @@ def _check(world: World, recording: Recording) -> None:
             raise RecordingError(f"decisions[{index}].action: {error}") from None
         except BudgetError as error:
             raise RecordingError(f"decisions[{index}].{error}") from None
+    for index, change in enumerate(recording.prompts):
+        try:
+            embeddings(spec, world._prompts, change.prompt)
+        except PromptError as error:
+            raise RecordingError(f"prompts[{index}].{error}") from None

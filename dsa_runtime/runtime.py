@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,7 +34,8 @@ class Runtime:
     ) -> None:
         self.spec, self.engine, self.cache, self.seeds = engine.spec, engine, cache, seeds
         self._texts = prompts
-        self._prompts: dict[str, Prompt] = {}
+        # One is large (190 MB in a model of 30 layers), so a prompt that no session has is not kept.
+        self._prompts: weakref.WeakValueDictionary[str, Prompt] = weakref.WeakValueDictionary()
         self.runners = RunnerPool(engine, cache)
         self._batchers: list[Batcher] = []
         self._lock = threading.Lock()
@@ -75,9 +77,10 @@ class Runtime:
         if name is None:
             return Prompt(text, self.engine.condition(text))
         with self._lock:
-            if name not in self._prompts:
-                self._prompts[name] = Prompt(text, self.engine.condition(text), name)
-            return self._prompts[name]
+            prompt = self._prompts.get(name)
+            if prompt is None:
+                prompt = self._prompts[name] = Prompt(text, self.engine.condition(text), name)
+            return prompt
 
     def prompt_of(self, text: np.ndarray) -> Prompt | None:
         """The prompt with these embeddings, `float32[tokens, width]`."""

@@ -12,7 +12,7 @@ Layout, format version 1; numbers are little-endian:
                      and the latents and actions of the window
     32 bytes         BLAKE2b-256 of everything before it
 
-Keys and values are stored as float32, as the session holds them, so the window makes nearly all of the size
+Keys and values are stored as float32, which is exact also for those in float16; the window makes nearly all of the size
 (1.3 MB for the bundled world). The digest finds damage; it is no signature. So nothing in a snapshot is
 trusted: it is data only, and every length, type, range and shape is compared with the world's spec before use.
 """

@@ -136,6 +136,7 @@ class TextSpec:
     def __post_init__(self) -> None:
         _in_range("width", self.width, 0, 1 << 20)
         _in_range("tokens", self.tokens, min(self.width, 1), 1 << 20)
+        _check(all(self.prompts), "prompts", "one of them is empty")
         _check(len(set(self.prompts)) == len(self.prompts), "prompts", "one of them occurs twice")
         _check(bool(self.prompts) == bool(self.width), "prompts", "needs one at least, where there is a width")
 
@@ -304,11 +305,13 @@ class WorldSpec:
         """BLAKE2b-128, as hexadecimal text, of all that decides how frames are drawn.
 
         That is the digests of the package's files but its texts (`*.md`), and what this spec says about the
-        generator. Worlds with the same fingerprint draw the same frames from the same seed, actions and steps.
+        generator, and the names of its prompts. Worlds with the same fingerprint draw the same frames from the same
+        seed, prompts, actions and steps.
         """
         files = sorted((name, entry.sha256) for name, entry in self.files.items() if not name.endswith(".md"))
         generator = [strict_json.encode(part) for part in (self.latent, self.cache, self.schedule, self.graphs)]
-        text = json.dumps([files, generator, strict_json.tagged(self.action_space)], sort_keys=True)
+        named = [list(self.text.prompts)] if self.text.prompts else []
+        text = json.dumps([files, generator, strict_json.tagged(self.action_space), *named], sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     @classmethod

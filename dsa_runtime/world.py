@@ -123,7 +123,8 @@ class World:
                      it, and `status` is `late`. `repeat`: it returns on time, with the newest finished frame and
                      `status` `repeated`, and goes on in the background; its frame is the next tick's past.
                      `raise`: it is undone and raises `DeadlineError`, on time
-        history      ticks that `Session.rewind` can undo; each keeps one slot of the frame cache
+        history      ticks that `Session.rewind` can undo; each keeps one slot of the frame cache, and what a streaming
+                     decoder remembered then
         threads      threads per graph; None for the world's; where that has none either, one per core, and a single one
                      for batched sessions, which use the cores by as many batches. Sessions with the same number share
                      graphs

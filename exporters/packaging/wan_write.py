@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from dsa_runtime.actions import Box, Discrete
+from dsa_runtime.actions import Discrete
 from dsa_runtime.ops import schema
 from dsa_runtime.package import open_package
 from dsa_runtime.prompt import load_prompts
@@ -158,8 +158,3 @@ def _filled(text: Tensor, c: WanConfig) -> np.ndarray:
     filled = np.zeros((c.text_tokens, c.text_width), np.float32)
     filled[: len(text)] = text.float().cpu().numpy()
     return filled
-
-
-def box_actions(width: int) -> Box:
-    """The action space of a model with `width` action values."""
-    return Box((-1.0,) * width, (1.0,) * width, tuple(f"value {i}" for i in range(width)), ("",) * width)

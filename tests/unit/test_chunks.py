@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import gc
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +11,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dsa_runtime import EngineError, PromptError, Recording, Session, SessionError, Tick, World, load_world
+from dsa_runtime import (
+    EngineError,
+    PromptError,
+    Recording,
+    RecordingError,
+    Session,
+    SessionError,
+    Tick,
+    World,
+    WorldError,
+    load_world,
+)
+from dsa_runtime.arrays_file import ArraysFile
 from dsa_runtime.engine import Engine
-from dsa_runtime.replay import verify_replay
+from dsa_runtime.recording import PromptChange
+from dsa_runtime.replay import replay, verify_replay
 from tests.chunk_world import LATENT, PICTURES, PROMPTS, STATE, TEXT_TOKENS, TEXT_WIDTH, WINDOW, write_chunk_world
 from tests.stages import Gate, settle
 
@@ -103,6 +118,14 @@ class TestStream:
             np.testing.assert_array_equal(session.restore(kept), expected[3][-1])
             np.testing.assert_array_equal(play(session, ACTIONS[4:]), expected[4:])
             branch.close()
+
+    def test_rewind_goes_back_to_the_very_beginning(self, world: World, expected: list[np.ndarray]) -> None:
+        """Where the window holds nothing yet, also what it would keep for ever is undone."""
+        with world.session(7, history=8) as session:
+            for ticks in (1, 2, 5):
+                play(session, [2] * ticks)
+                session.rewind(ticks)
+            np.testing.assert_array_equal(play(session), expected)
 
     def test_a_snapshot_before_the_first_tick(self, world: World, expected: list[np.ndarray]) -> None:
         with world.session(7) as session, world.session(3) as other:
@@ -290,6 +313,55 @@ def test_a_recording_holds_the_prompts_too(world: World, tmp_path: Path) -> None
     assert first_digest == read.decisions[0].digest
     with pytest.raises(Exception, match="tick 0: drew another frame"):
         verify_replay(world, read)
+
+
+def test_a_recording_with_prompts_that_the_world_does_not_know(world: World) -> None:
+    with world.session(7, record=True) as session:
+        play(session, ACTIONS[:1])
+        recording = session.recording
+    assert recording is not None
+    for wrong in ("a calm see", np.zeros((1, TEXT_WIDTH + 1), np.float32)):
+        recording.prompts.append(PromptChange(1, wrong))
+        with pytest.raises(RecordingError, match=r"^prompts\[1\]\.prompt: expected "):
+            replay(world, recording)  # nothing has been asked of it yet
+        recording.prompts.pop()
+
+
+def test_a_recording_in_float16_can_be_read_again(world: World, tmp_path: Path) -> None:
+    Recording.of(world.spec, "half", 7).save(tmp_path / "recording.json")
+    assert Recording.load(tmp_path / "recording.json").form == "half"
+
+
+def test_what_prompts_are_called_is_part_of_the_fingerprint(world: World) -> None:
+    swapped = dataclasses.replace(world.spec.text, prompts=PROMPTS[::-1])
+    assert dataclasses.replace(world.spec, text=swapped).fingerprint != world.spec.fingerprint
+    with pytest.raises(WorldError, match="prompts: one of them is empty"):
+        dataclasses.replace(world.spec.text, prompts=("", "a storm"))
+
+
+def test_a_prompt_that_no_session_has_is_not_kept(tmp_path: Path) -> None:
+    """But for the last, on which the buffers that it was used with are bound."""
+    with load_world(write_chunk_world(tmp_path / "chunks"), threads=1) as fresh, fresh.session(7) as session:
+        for prompt in (*PROMPTS, PROMPTS[0]):
+            session.set_prompt(prompt)
+            play(session, ACTIONS[:1])
+            settle(session)
+            gc.collect()
+            assert list(session._runtime._prompts) == [prompt]
+
+
+@pytest.mark.parametrize("damage", ["deflate", "encrypted"])
+def test_arrays_that_cannot_be_unpacked(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "prompts.npz"
+    np.savez_compressed(path, text=np.random.default_rng(0).normal(size=1000))
+    data = bytearray(path.read_bytes())
+    if damage == "deflate":
+        data[60:90] = b"\xff" * 30
+    else:
+        data[data.find(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(data)
+    with pytest.raises(WorldError, match=r"prompts\.npz: not a sound npz file: "), ArraysFile.open(path) as file:
+        file.read("text")
 
 
 def test_the_fixture_is_what_it_says(world: World) -> None:

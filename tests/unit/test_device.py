@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,33 @@ class TestArray:
         array = FarCpu("cpu").zeros((2, 2))
         np.asarray(array)[:] = 7
         assert not np.asarray(array).any()
+
+
+def test_slots_are_not_written_while_a_pool_goes_there_as_a_whole(
+    tiny_package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or what another session commits meanwhile would be written over."""
+    monkeypatch.setattr("dsa_runtime.world.Device", FarCpu)
+    with load_world(tiny_package, threads=1) as far:
+        cache, entered, real = far._cache, threading.Event(), DeviceArray.__setitem__
+        slot = cache.allocate()
+        frames, committed = cache.read([slot]), []
+
+        def commit() -> None:
+            with cache.writing():
+                entered.set()
+
+        def whole(array: DeviceArray, index: Any, values: np.ndarray) -> None:
+            committed.append(threading.Thread(target=commit))
+            committed[-1].start()
+            assert not entered.wait(0.05)
+            real(array, index, values)
+
+        monkeypatch.setattr(DeviceArray, "__setitem__", whole)
+        cache.write([slot], frames)
+        assert entered.wait(10)
+        for thread in committed:
+            thread.join()
 
 
 def test_a_session_draws_the_same_from_there(far: World, package: Path) -> None:
