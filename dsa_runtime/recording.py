@@ -9,7 +9,7 @@ import json
 import math
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -107,6 +107,10 @@ class Recording:
     def of(cls, spec: WorldSpec, form: str, seed: int, first_tick: int = 0, snapshot: bytes | None = None) -> Recording:
         """The recording of a session in the world `spec`, in which nothing has happened yet."""
         return cls(spec.name, spec.version, spec.fingerprint, form, seed, first_tick, snapshot)
+
+    def fork(self) -> Recording:
+        """One that goes on from here by itself."""
+        return replace(self, decisions=self.decisions.copy(), prompts=self.prompts.copy())
 
     def measured(self, tick: Tick) -> None:
         """Keep how the newest decision's tick fared."""

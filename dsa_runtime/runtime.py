@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from .batcher import Batcher, Seat
-from .controller import ControllerState
+from .controller import Controller, ControllerState
 from .decoder import Stream
 from .engine import Engine, available_cores
 from .errors import SessionError
@@ -20,6 +21,7 @@ from .latency import LatencyModel
 from .prompt import Prompt, embeddings
 from .runner import Runner, RunnerPool
 from .seeds import SeedContexts
+from .snapshot import Snapshot
 from .state import SessionState
 
 _WARM_UP_RUNS = 6
@@ -81,10 +83,6 @@ class Runtime:
             if prompt is None:
                 prompt = self._prompts[name] = Prompt(text, self.engine.condition(text), name)
             return prompt
-
-    def prompt_of(self, text: np.ndarray) -> Prompt | None:
-        """The prompt with these embeddings, `float32[tokens, width]`."""
-        return self.prompt(next((name for name, known in self._texts.items() if np.array_equal(known, text)), text))
 
     def context(
         self, runner: Runner, latency: LatencyModel, seed: int, history: int, prompt: Prompt | None
@@ -158,7 +156,22 @@ class Runtime:
             raise
         return window
 
-    def window_of(self, frames: Sequence[np.ndarray], sources: Sequence[np.ndarray], history: int) -> Window:
+    def taken(self, window: Window, state: SessionState, controller: Controller) -> Snapshot:
+        """All of a session at this state, whose newest tick is in the window."""
+        frames, sources = self.cache.read(window.slots), self.cache.read_sources(window.slots)
+        text = None if state.prompt is None else state.prompt.text
+        return Snapshot(state, controller, tuple(frames), tuple(sources), text)
+
+    def restored(self, runner: Runner, found: Snapshot, history: int) -> tuple[Window, SessionState, np.ndarray]:
+        """The reverse: a window with the snapshot's ticks, the state to go on from, its newest picture."""
+        state = found.state
+        if found.text is not None:
+            known = (name for name, text in self._texts.items() if np.array_equal(text, found.text))
+            state = replace(state, prompt=self.prompt(next(known, found.text)))
+        picture = runner.sampler.picture(state)
+        return self._window_of(found.frames, found.sources, history), state, picture
+
+    def _window_of(self, frames: Sequence[np.ndarray], sources: Sequence[np.ndarray], history: int) -> Window:
         """A window on ticks from elsewhere, oldest first.
 
         frames    `float32[ticks, tokens, heads, head_dim]` per pool

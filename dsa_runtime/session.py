@@ -217,11 +217,7 @@ class Session:
         of the window's keys and values, plus little.
         """
         with self._settled():
-            cache, slots, prompt = self._runtime.cache, self._window.slots, self._state.prompt
-            frames, sources = tuple(cache.read(slots)), tuple(cache.read_sources(slots))
-            text = None if prompt is None else prompt.text
-            taken = snapshots.Snapshot(self._state, self._controller, frames, sources, text)
-            return snapshots.encode(self.spec, taken)
+            return snapshots.encode(self.spec, self._runtime.taken(self._window, self._state, self._controller))
 
     def restore(self, snapshot: bytes) -> np.ndarray:
         """Go on from a snapshot of the same world; returns its newest picture, `uint8[H, W, 3]`.
@@ -231,11 +227,9 @@ class Session:
         """
         found = snapshots.decode(self.spec, snapshot)
         with self._settled(commit=False):
-            prompt = None if found.text is None else self._runtime.prompt_of(found.text)
-            state = dataclasses.replace(found.state, prompt=prompt)
-            shown = self._worker.call(lambda runner: runner.sampler.picture(state))
-            window = self._runtime.window_of(found.frames, found.sources, self._past.maxlen or 0)
-            picture = self._replace(window, state, shown, found.controller)
+            runtime, history = self._runtime, self._past.maxlen or 0
+            parts = self._worker.call(lambda runner: runtime.restored(runner, found, history))
+            picture = self._replace(*parts, found.controller)
             if self._recording is not None:
                 self._recording = Recording.of(self.spec, self._recording.form, self.seed, self.tick, bytes(snapshot))
             return picture
@@ -280,11 +274,7 @@ class Session:
             ]  # fmt: skip
             if self._recording is not None:
                 for branch in branches:
-                    branch._recording = dataclasses.replace(
-                        self._recording,
-                        decisions=self._recording.decisions.copy(),
-                        prompts=self._recording.prompts.copy(),
-                    )
+                    branch._recording = self._recording.fork()
             return branches
 
     def close(self) -> None:

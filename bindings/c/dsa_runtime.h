@@ -192,7 +192,7 @@ enum { DSA_POLICY_GAIN = 0, DSA_POLICY_FIXED = 1, DSA_POLICY_PAPER = 2 }; /* dsa
 
 enum { DSA_ON_MISS_BEST_EFFORT = 0, DSA_ON_MISS_REPEAT = 1, DSA_ON_MISS_ERROR = 2 }; /* dsa_session_config.on_miss */
 
-enum { DSA_FORM_AUTO = 0, DSA_FORM_OP = 1, DSA_FORM_PLAIN = 2 }; /* dsa_world_config.form */
+enum { DSA_FORM_AUTO = 0, DSA_FORM_OP = 1, DSA_FORM_PLAIN = 2, DSA_FORM_HALF = 3 }; /* dsa_world_config.form */
 
 enum { DSA_FRAMES_AUTO = 0, DSA_FRAMES_PART = 1, DSA_FRAMES_SHM = 2 }; /* dsa_runtime_config.frames */
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..world import World
 
 UNSET = -1.0
-FORMS = ("auto", "op", "plain")
+FORMS = ("auto", "op", "plain", "half")
 _US = 1000.0  # in a millisecond
 
 

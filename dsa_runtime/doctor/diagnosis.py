@@ -96,7 +96,7 @@ class WorldId:
     version: str
     fingerprint: str
     form: str
-    """In which its generator ran, `op` or `plain`."""
+    """In which its generator ran, `op`, `plain` or `half`."""
 
 
 @dataclass(frozen=True)
