@@ -105,6 +105,6 @@ def test_both_halves_mean_the_same_by_a_number() -> None:
     assert {named[f"DSA_STOPPED_{name.upper()}"]: name for name in get_args(StoppedBy)} == STOPPED_BY
     assert [named[f"DSA_{name.upper()}"] for name in get_args(Status)] == [STATUSES.index(name) for name in STATUSES]
     assert [named[f"DSA_POLICY_{name.upper()}"] for name in POLICIES] == [0, 1, 2]
-    assert [named[f"DSA_FORM_{name.upper()}"] for name in FORMS] == [0, 1, 2]
+    assert [named[f"DSA_FORM_{name.upper()}"] for name in FORMS] == [0, 1, 2, 3]
     assert [named[f"DSA_ON_MISS_{name.replace('raise', 'error').upper()}"] for name in ON_MISS] == [0, 1, 2]
     assert f"UINT64_C({NO_BUDGET_US:#x})" in (sources_folder() / HEADER).read_text()
