@@ -182,5 +182,5 @@ class Behaviour:
 def long_drift(sizes: DriftConfig, ticks: int | None, sessions: int | None, moments: int | None = None) -> DriftConfig:
     """The sizes with what was asked for on the command line; a run shorter than a window has shorter windows."""
     asked: dict[str, Any] = {"ticks": ticks, "sessions": sessions, "moments": moments}
-    sizes = replace(sizes, **{name: value for name, value in asked.items() if value is not None})
-    return replace(sizes, window=min(sizes.window, sizes.ticks))
+    window = min(sizes.window, max(sizes.ticks if ticks is None else ticks, 1))
+    return replace(sizes, window=window, **{name: value for name, value in asked.items() if value is not None})

@@ -36,7 +36,7 @@ class PushPolicy:
             self._aside = self._rng.normal(0.0, 0.05, 2)
             self._left_steps = int(self._rng.integers(12, 45))
         self._left_steps -= 1
-        place = observation.state[_FIRST_BLOCK + 3 * self._block :][:2] + self._aside
+        place = observation.state[_FIRST_BLOCK + 2 * self._block :][:2] + self._aside
         way = place - tip
         goal = place + 0.25 * way / (np.linalg.norm(way) + 1e-6)
         velocity = self._speed * (goal - tip) / (np.linalg.norm(goal - tip) + 1e-6)
@@ -70,7 +70,7 @@ class HoldPolicy:
         if self._left_steps == 0:
             self._action = self._rng.uniform(-1.0, 1.0, 2) * (self._rng.random(2) >= 0.25) * self._limits
             self._left_steps = int(self._rng.geometric(1.0 / self._mean_hold_steps))
-            for joint, turn in enumerate((0.85, 1.9)):
+            for joint, turn in enumerate((0.65, 1.9)):
                 if abs(observation.state[joint]) > turn and self._rng.random() < 0.8:
                     self._action[joint] = -np.sign(observation.state[joint]) * abs(self._action[joint])
         self._left_steps -= 1

@@ -1,6 +1,7 @@
 """A MuJoCo arm that pushes three blocks off a table: continuous actions, exact state, and one kind of surprise.
 
-Two velocity-controlled joints move a pusher over a table. Blocks slide with dry friction. A block whose centre leaves
+Two velocity-controlled joints move a pusher over a table, seen straight from above. Blocks slide with dry friction and do
+not turn. A block whose centre leaves
 the table is put back at a random free place, which nothing in the picture foretells: on such frames only a model that
 decides, rather than averages, draws a block. Scene, players and pictures are this project's own, the physics MuJoCo's.
 """
@@ -23,7 +24,7 @@ STATE_NAMES = (
     "elbow_rad",
     "tip_x_m",
     "tip_y_m",
-    *(f"{block}_{what}" for block in BLOCKS for what in ("x_m", "y_m", "angle_rad")),
+    *(f"{block}_{what}" for block in BLOCKS for what in ("x_m", "y_m")),
     "dropped",
 )
 LICENCE = "Apache-2.0. Recorded in a scene of this project with MuJoCo (Apache-2.0)."
@@ -102,10 +103,10 @@ class MujocoArm:
         # A stream of its own: players are seeded with the same number (`record.play`).
         self._rng = np.random.default_rng([seed, 1])
         self._mujoco.mj_resetData(self._model, self._data)
-        self._data.qpos[0] = self._rng.uniform(-0.9, 0.9)
+        self._data.qpos[0] = self._rng.uniform(-0.7, 0.7)
         self._data.qpos[1] = self._rng.uniform(-1.8, 1.8)
         for index in range(len(BLOCKS)):  # out of each other's way before places are drawn
-            self._block(index)[:] = (10.0 + index, 10.0, 0.0)
+            self._block(index)[:] = (10.0 + index, 10.0)
         self._mujoco.mj_forward(self._model, self._data)
         for index in range(len(BLOCKS)):
             self._put(index)
@@ -128,14 +129,14 @@ class MujocoArm:
         self._renderer.close()
 
     def _block(self, index: int) -> np.ndarray:
-        """View of a block's x, y (m) and angle (rad)."""
-        start = 2 + 3 * index
-        view: np.ndarray = self._data.qpos[start : start + 3]
+        """View of a block's x and y, in metres."""
+        start = 2 + 2 * index
+        view: np.ndarray = self._data.qpos[start : start + 2]
         return view
 
     def _put(self, index: int) -> None:
         """Put a block at rest at a random place that nothing else touches."""
-        velocity = slice(2 + 3 * index, 5 + 3 * index)
+        velocity = slice(2 + 2 * index, 4 + 2 * index)
         best, best_room = None, -np.inf
         for _ in range(60):
             place = np.array([self._rng.uniform(*_SPAWN_X_M), self._rng.uniform(*_SPAWN_Y_M)])
@@ -145,7 +146,7 @@ class MujocoArm:
             if room > 0.03:
                 break
         assert best is not None
-        self._block(index)[:] = (*best, self._rng.uniform(-np.pi / 4, np.pi / 4))
+        self._block(index)[:] = best
         self._data.qvel[velocity] = 0.0
         self._mujoco.mj_forward(self._model, self._data)
 
@@ -173,9 +174,6 @@ class MujocoArm:
         picture = Image.fromarray(self._renderer.render()).resize(size, Image.Resampling.BOX)
         tip = self._data.site_xpos[self._tip][:2]
         blocks = np.concatenate([self._block(index) for index in range(len(BLOCKS))])
-        blocks[2::3] = (blocks[2::3] + np.pi / 4) % (
-            np.pi / 2
-        ) - np.pi / 4  # a square looks the same every quarter turn
         values = np.concatenate([self._data.qpos[:2], tip, blocks, [float(dropped)]]).astype(np.float32)
         return Observation(np.array(picture), values)
 
@@ -201,7 +199,6 @@ def _scene(config: ArmConfig) -> str:
     <body name="{name}" pos="0 0 {_BLOCK_HALF_M}">
       <joint name="{name}_x" type="slide" axis="1 0 0" frictionloss="1.5" damping="0.8"/>
       <joint name="{name}_y" type="slide" axis="0 1 0" frictionloss="1.5" damping="0.8"/>
-      <joint name="{name}_turn" type="hinge" axis="0 0 1" frictionloss="0.06" damping="0.01"/>
       <geom type="box" size="{_BLOCK_HALF_M} {_BLOCK_HALF_M} {_BLOCK_HALF_M}" mass="0.3" rgba="{_COLOURS[name]} 1"/>
     </body>"""
         for name in BLOCKS
@@ -220,20 +217,20 @@ def _scene(config: ArmConfig) -> str:
   <default><geom condim="3" friction="0.5 0.005 0.0001" solref="0.01 1"/></default>
   <worldbody>
     <light pos="-1.2 1.2 2.6" dir="0.42 -0.42 -0.9" directional="true" diffuse="0.5 0.5 0.5" castshadow="true"/>
-    <camera name="view" pos="0 -0.62 2.75" xyaxes="1 0 0 0 0.96 0.27" fovy="24.5"/>
+    <camera name="view" pos="0 0.08 6" xyaxes="1 0 0 0 1 0" fovy="10.4"/>
     <geom name="floor" type="box" size="3 3 0.01" pos="0 0 -0.4" rgba="0.20 0.22 0.26 1" contype="0" conaffinity="0"/>
     <geom name="table" type="box" size="{width / 2} {depth / 2} 0.02" pos="0 {sum(TABLE_Y_M) / 2} -0.02"
           rgba="0.80 0.74 0.64 1" contype="0" conaffinity="0"/>
     <geom name="foot" type="cylinder" size="0.1 0.06" pos="0 {BASE_Y_M} 0" rgba="0.28 0.29 0.32 1"
           contype="0" conaffinity="0"/>
     <body name="upper" pos="0 {BASE_Y_M} {_BLOCK_HALF_M}">
-      <joint name="shoulder" type="hinge" axis="0 0 1" range="-0.95 0.95" limited="true" damping="0.4" armature="0.05"/>
-      <geom type="capsule" fromto="0 0 0 0 {-UPPER_M} 0" size="0.042" mass="0.5" rgba="0.93 0.93 0.95 1"/>
-      <geom type="cylinder" size="0.055 0.06" pos="0 {-UPPER_M} 0" mass="0.1" rgba="0.95 0.66 0.10 1"/>
+      <joint name="shoulder" type="hinge" axis="0 0 1" range="-0.75 0.75" limited="true" damping="0.4" armature="0.05"/>
+      <geom type="capsule" fromto="0 0 0 0 {-UPPER_M} 0" size="0.05" mass="0.5" rgba="0.93 0.93 0.95 1"/>
+      <geom type="cylinder" size="0.065 0.06" pos="0 {-UPPER_M} 0" mass="0.1" rgba="0.95 0.66 0.10 1"/>
       <body name="fore" pos="0 {-UPPER_M} 0">
         <joint name="elbow" type="hinge" axis="0 0 1" range="-2.1 2.1" limited="true" damping="0.2" armature="0.02"/>
-        <geom type="capsule" fromto="0 0 0 0 {-FORE_M} 0" size="0.036" mass="0.3" rgba="0.93 0.93 0.95 1"/>
-        <geom type="cylinder" size="0.055 0.07" pos="0 {-FORE_M} 0" mass="0.1" rgba="0.36 0.20 0.45 1"/>
+        <geom type="capsule" fromto="0 0 0 0 {-FORE_M} 0" size="0.045" mass="0.3" rgba="0.93 0.93 0.95 1"/>
+        <geom type="cylinder" size="0.075 0.07" pos="0 {-FORE_M} 0" mass="0.1" rgba="0.36 0.20 0.45 1"/>
         <site name="tip" pos="0 {-FORE_M} 0"/>
       </body>
     </body>{blocks}

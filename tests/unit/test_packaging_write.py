@@ -54,7 +54,8 @@ def test_the_spec_says_what_the_modules_are() -> None:
         "denoise.plain.onnx", "commit.plain.onnx", "denoise.onnx", "commit.onnx", "write.onnx",
         "decode.onnx", "encode.onnx", "weights.bin", "seeds.npz", "card.md",
     }  # fmt: skip
-    assert spec.graphs == GRAPH_FILES
+    of_large_models = {"decode_first", "condition", "denoise_half", "commit_half", "write_half"}
+    assert spec.graphs == {name: file for name, file in GRAPH_FILES.items() if name not in of_large_models}
     assert (spec.ops.domain, spec.ops.version) == ("dsa", 1)
 
 
