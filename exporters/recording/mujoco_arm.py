@@ -1,9 +1,9 @@
 """A MuJoCo arm that pushes three blocks off a table: continuous actions, exact state, and one kind of surprise.
 
-Two velocity-controlled joints move a pusher over a table, seen straight from above. Blocks slide with dry friction and do
-not turn. A block whose centre leaves
-the table is put back at a random free place, which nothing in the picture foretells: on such frames only a model that
-decides, rather than averages, draws a block. Scene, players and pictures are this project's own, the physics MuJoCo's.
+Two velocity-controlled joints move a pusher over a table, seen straight from above. Blocks slide with dry friction and
+do not turn. A block whose centre leaves the table is put back at a random free place, which nothing in the picture
+foretells: on such frames only a model that decides, rather than averages, draws a block. Scene, players and pictures
+are this project's own, the physics MuJoCo's.
 """
 
 from __future__ import annotations
