@@ -21,6 +21,7 @@ Arrows point one way, and each file holds one noun:
                      controller says stop, decode, return; the commit of the frame comes after the return. The
                      caller waits with a timeout and is its own watchdog
     job, reply       one tick between the caller that waits and the worker that makes it, and what it came to
+    watchdog         how the caller waits, and what happens when the deadline comes first
     runner, runtime  worker threads and buffers, lent to sessions for a tick, so that forking is cheap
     batcher          one thread that makes the ticks of many sessions in common rounds; batch, batch_costs are its
                      buffers and what it knows of their cost

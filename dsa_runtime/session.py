@@ -11,20 +11,20 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from time import perf_counter_ns, sleep
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from . import reply
+from . import reply, watchdog
 from . import snapshot as snapshots
 from .arguments import check_budget, check_count, check_seed, check_steps
 from .batcher import Seat
 from .bindings import Interrupted
 from .collection import COLLECTION_PAUSE
 from .controller import Controller, Outcome, Plan
-from .errors import CancelledError, DeadlineError, EngineError, SessionError
+from .errors import CancelledError, EngineError, SessionError
 from .frame_cache import Window
-from .job import MS_PER_NS, NS_PER_MS, Job, Line, Sample
+from .job import MS_PER_NS, Job, Line, Sample
 from .latency import Costs, LatencyModel
 from .recording import Decision, Played, PromptChange, Recording, digest
 from .runner import Lease, Runner
@@ -32,11 +32,9 @@ from .runtime import Runtime
 from .sampler import score
 from .state import SessionState
 from .tick import Tick
+from .watchdog import OnMiss
 
-OnMiss = Literal["best_effort", "repeat", "raise"]
-ON_MISS = ("best_effort", "repeat", "raise")
 _YIELD_S = 2e-4  # so long that a caller in C is out of its call; else it wakes the worker by giving up the GIL
-_INTERRUPT_MS = 0.3  # from asking a step to end until the worker goes on; ONNX Runtime takes 0.1 to 0.2 of it
 
 
 class Session:
@@ -313,7 +311,7 @@ class Session:
         else:
             self._seat.post(job, self)
         try:
-            self._await(job)
+            watchdog.watch(job, tick, self._controller, self._costs, self._on_miss)
         except BaseException:
             job.abandon()
             raise
@@ -333,27 +331,13 @@ class Session:
             self._recording.measured(made)
         return made
 
-    def _await(self, job: Job) -> None:
-        """Wait for a tick, and be its watchdog: when the deadline comes, see to it that the call returns."""
-        if job.steps is not None or math.isinf(job.allowance_ms):
-            job.wait()
-            return
-        leave_ns = self._leave_ns(job.started_ns, job.allowance_ms)
-        reserve_ms = _INTERRUPT_MS + (self._costs.decode_ms or 0.0)
-        if self._controller.rescue and not job.wait(leave_ns - reserve_ms * NS_PER_MS):
-            job.cut_short()
-        if self._on_miss == "best_effort":
-            job.wait()
-        elif not job.wait(leave_ns) and self._on_miss == "raise" and job.abandon():
-            raise DeadlineError(f"tick {self.tick}: not ready within budget_ms = {job.budget_ms:g}; it was undone")
-
     def _await_late(self, started_ns: int, budget_ms: float) -> bool:
         """Wait for the tick that is still being drawn. False if it takes longer than this call has time."""
         job = self._late
         assert job is not None
         self._cancelled = False
         self._waiting = job
-        job.wait(self._leave_ns(started_ns, budget_ms), lambda: self._cancelled)
+        job.wait(watchdog.leave_ns(started_ns, budget_ms, self._controller), lambda: self._cancelled)
         with self._cancelling:
             self._waiting = None
             if self._cancelled:
@@ -363,9 +347,6 @@ class Session:
         self._late = None
         self._check_late(job)
         return True
-
-    def _leave_ns(self, started_ns: int, allowance_ms: float) -> float:
-        return started_ns + (allowance_ms - self._controller.guard_ms) * NS_PER_MS
 
     # A tick, on the worker's side. `_take_over` and `_learn` are the batcher's as well, which is the worker of batched
     # sessions, and reads `_state`, `_window`, `_plan` and `_controller` where `_run` does.

@@ -26,8 +26,9 @@ from .recording import Recording
 from .runner import Lease
 from .runtime import Runtime
 from .seeds import load_seeds
-from .session import ON_MISS, OnMiss, Session
+from .session import Session
 from .spec import PROMPTS_FILE, SEEDS_FILE, WorldSpec
+from .watchdog import ON_MISS, OnMiss
 
 if TYPE_CHECKING:
     from .doctor import Diagnosis

@@ -40,7 +40,7 @@ class Structs:
 
     def session_options(self, config: Any) -> dict[str, Any]:
         """The arguments of `World.session`, without its controller."""
-        from ..session import ON_MISS
+        from ..watchdog import ON_MISS
 
         return {
             "seed": config.seed,
@@ -136,7 +136,7 @@ class Structs:
 
     def fill_state(self, given: Any, session: Session) -> None:
         """Where a session is."""
-        from ..session import ON_MISS
+        from ..watchdog import ON_MISS
 
         given.tick, given.seed, given.on_miss = session.tick, session.seed, ON_MISS.index(session.on_miss)
 

@@ -27,7 +27,7 @@ from .wire import WireError
 from .wire_prompt import checked_prompt
 
 if TYPE_CHECKING:
-    from ..session import OnMiss  # which brings the engine along: not for those who only look at it from afar
+    from ..watchdog import OnMiss  # which brings the engine along: not for those who only look at it from afar
 
 Frames = Literal["auto", "part", "shm", "jpeg", "png"]
 FRAMES = ("auto", "part", "shm", "jpeg", "png")

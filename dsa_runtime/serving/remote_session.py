@@ -29,7 +29,7 @@ from .wire_prompt import Prompt, checked_prompt, filled_prompt, prompt_parts
 from .wire_tick import budget_us, tick_of
 
 if TYPE_CHECKING:
-    from ..session import OnMiss
+    from ..watchdog import OnMiss
 
 _MOST_FORKS = 1 << 10
 

@@ -21,8 +21,8 @@ from dsa_runtime.arguments import check_budget, check_count, check_seed, check_s
 from dsa_runtime.capi.build import build, declarations
 from dsa_runtime.capi.embedded import STATUS_OF
 from dsa_runtime.capi.structs import Structs
-from dsa_runtime.session import ON_MISS
 from dsa_runtime.tick import LatencyMs
+from dsa_runtime.watchdog import ON_MISS
 
 STATUSES = ("ok", "late", "repeated", "skipped")
 STOPPED_BY = {1: "confidence", 2: "budget", 3: "ceiling", 4: "request", 5: "deadline"}

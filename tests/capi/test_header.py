@@ -16,8 +16,8 @@ from dsa_runtime.capi.embedded import STATUS_OF
 from dsa_runtime.capi.sources import HEADER, sources_folder
 from dsa_runtime.capi.structs import FORMS
 from dsa_runtime.controller import POLICIES
-from dsa_runtime.session import ON_MISS
 from dsa_runtime.tick import Status, StoppedBy
+from dsa_runtime.watchdog import ON_MISS
 from tests.capi.conftest import WARNINGS, compile_program, run
 from tests.capi.library import E_BUSY, E_HANDLE, NO_BUDGET_US, STATUSES, STOPPED_BY, Library
 

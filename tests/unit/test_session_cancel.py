@@ -18,7 +18,7 @@ from dsa_runtime import CancelledError, DeadlineError, Session, Tick, World, loa
 from dsa_runtime.bindings import Interrupted
 from dsa_runtime.job import Job
 from dsa_runtime.replay import verify_replay
-from dsa_runtime.session import ON_MISS, OnMiss
+from dsa_runtime.watchdog import ON_MISS, OnMiss
 from dsa_runtime.workspace import Workspace
 from tests.stages import WAIT_S, Gate, patch_stage, settle
 
