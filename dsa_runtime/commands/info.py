@@ -168,7 +168,7 @@ def _operators_text(operators: dict[str, Any]) -> str:
     cuda = operators["cuda"] or f"none, {without_cuda()}"
     return (
         f"version {operators['version']}, CPU: {operators['instruction_set']} ({operators['path']}). "
-        f"CUDA kernels: {cuda}; worlds run on the CPU so far"
+        f"CUDA kernels: {cuda}; --device cuda uses them, not yet tried on a GPU"
     )
 
 
